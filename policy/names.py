@@ -1,0 +1,47 @@
+"""Domain names as the project keeps them: A-labels, lower case, no final dot (RFC 5890, RFC 1035 section 2.3.4).
+
+Pure. Everything that enters from outside (a datagram, a rua, a command line) passes through
+:func:`a_label` once and is compared byte by byte ever after.
+"""
+
+import re
+
+import idna
+
+MAX_NAME = 253
+"""Characters of a name in text form without the final dot (RFC 1035 section 2.3.4)."""
+
+_LDH = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\Z")
+
+
+class InvalidNameError(ValueError):
+    """The text is not a domain name."""
+
+
+def a_label(text: str) -> str:
+    """Return a domain name as A-labels in lower case, without a final dot.
+
+    Underscores are let through, because host names with them exist in the DNS.
+
+    Args:
+        text: a name in U-labels or A-labels, any case, with or without a final dot.
+
+    Raises:
+        InvalidNameError: it is empty, too long, or has characters or labels a name cannot have.
+    """
+    name = text.removesuffix(".")
+    if not name.isascii():
+        name = _encode(name)
+    name = name.lower()
+    if len(name) > MAX_NAME or not _LDH.match(name):
+        raise InvalidNameError(f"not a domain name: {text[:MAX_NAME]!r}")
+    return name
+
+
+def _encode(name: str) -> str:
+    try:
+        return idna.encode(name, uts46=True).decode("ascii")
+    except idna.IDNAError as error:
+        raise InvalidNameError(f"not a domain name: {name[:MAX_NAME]!r} ({error})") from error
+    except UnicodeError as error:  # lone surrogates
+        raise InvalidNameError(f"not a domain name: {name[:MAX_NAME]!r}") from error

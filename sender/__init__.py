@@ -1,0 +1,1 @@
+"""What happened, and whom do we tell? Record, tally, report, deliver, inspect (RFC 8460)."""

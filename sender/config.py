@@ -1,0 +1,250 @@
+"""The configuration file: one TOML file, every key with a type and a default, nothing else allowed.
+
+``TLSRPT_SECTION_KEY`` in the environment overrides a key. ``conf/tlsrpt.toml`` shows every option;
+a test compares it with this module. Reading the file is the only I/O here.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from policy import names
+from policy.settings import Dns, Https, Policy
+
+DEFAULT_PATH = Path("/etc/tlsrpt/tlsrpt.toml")
+
+ENVIRONMENT_PREFIX = "TLSRPT_"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text is one line that names key, value and cure."""
+
+
+class Organization(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[organization]``: who reports."""
+
+    name: str = ""
+    """``organization-name``; empty: the domain."""
+    domain: str = ""
+    """Domain of From, contact, TLS-Report-Submitter and DKIM; needed for reports."""
+    contact: str = ""
+    """``contact-info``, an address at the domain; needed for reports."""
+
+
+class Recorder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[recorder]``: where session results come in."""
+
+    socket: str = "/var/spool/postfix/run/tlsrpt/tlsrpt.sock"
+    socket_mode: str = "0660"
+    """Octal."""
+    socket_group: str = ""
+    """Group name or number; empty: the group the process runs with."""
+    journal: str = "/var/lib/tlsrpt/journal"
+
+
+class Store(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[store]``: where the counts are."""
+
+    url: str = "sqlite:////var/lib/tlsrpt/tlsrpt.db"
+
+
+class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[report]``: the daily job."""
+
+    settle: int = 300
+    """Seconds after midnight UTC before a day closes."""
+    spread: int = 14400
+    """Deliveries are spread over so many seconds (RFC 8460 section 4.1)."""
+    retry_for: int = 86400
+    """Seconds after the first attempt during which a delivery is tried again (RFC 8460 section 5.5)."""
+    success_only: bool = True
+    """Report also when nothing failed."""
+    keep_days: int = 30
+    """Days that counts, reports and deliveries are kept."""
+
+
+class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[mail]``: how reports leave by mail."""
+
+    relay: str = "smtp://127.0.0.1:25"
+    """``smtp://`` or ``smtps://``, with ``user:password@``; ``?starttls=`` never, opportunistic or require."""
+    sender: str = ""
+    """From and envelope sender; empty: ``noreply-tls-reports@`` the organization's domain."""
+    dkim_selector: str = ""
+    dkim_key: str = ""
+    """Path of a private key, RSA or Ed25519, in PEM; empty: the relay signs."""
+
+
+class Web(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[web]``: the page of the reporter."""
+
+    listen: str = ""
+    """``inet:HOST:PORT``; empty: no page."""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file."""
+
+    organization: Organization = Organization()
+    recorder: Recorder = Recorder()
+    store: Store = Store()
+    policy: Policy = Policy()
+    dns: Dns = Dns()
+    report: Report = Report()
+    mail: Mail = Mail()
+    https: Https = Https()
+    web: Web = Web()
+
+
+def load(path: Path, environment: Mapping[str, str] = os.environ, *, required: bool = True) -> Config:
+    """Read the configuration file and the environment.
+
+    Args:
+        path: the TOML file.
+        environment: where ``TLSRPT_SECTION_KEY`` is looked for.
+        required: whether a missing file is an error; without it the defaults hold.
+
+    Raises:
+        ConfigError: the file cannot be read, or something in it cannot be used.
+    """
+    return parse(_read(path, required=required), environment, source=str(path))
+
+
+def parse(text: str, environment: Mapping[str, str], source: str = "configuration") -> Config:
+    """Check a configuration; ``source`` names it in errors.
+
+    Raises:
+        ConfigError: something in it cannot be used.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML: {error}") from error
+    config = _convert(tables, source, strict=True)
+    for variable, section, key, value in _overrides(environment):
+        only = _convert({section: {key: _from_text(section, key, value)}}, variable, strict=False)
+        changed = msgspec.structs.replace(getattr(config, section), **{key: getattr(getattr(only, section), key)})
+        config = msgspec.structs.replace(config, **{section: changed})
+    _check(config, source)
+    return config
+
+
+def _read(path: Path, *, required: bool) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        if not required:
+            return ""
+        cure = "write it (conf/tlsrpt.toml shows every option) or name another with --config"
+        raise ConfigError(f"{path}: no such file: {cure}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+_SECTIONS: dict[str, type[msgspec.Struct]] = {field.name: field.type for field in msgspec.structs.fields(Config)}
+
+
+def _overrides(environment: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (variable, section, key, value) of each variable that names a section; others are not ours."""
+    for variable, value in sorted(environment.items()):
+        section, _, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
+        if variable.startswith(ENVIRONMENT_PREFIX) and section in _SECTIONS and key:
+            yield variable, section, key, value
+
+
+def _from_text(section: str, key: str, text: str) -> object:
+    fields = {field.name: field.type for field in msgspec.structs.fields(_SECTIONS[section])}
+    if fields.get(key) == tuple[str, ...]:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+_AT = re.compile(r"(?P<what>.*) - at `\$(?P<path>[^`]*)`\Z")
+
+
+def _convert(tables: dict[str, object], source: str, *, strict: bool) -> Config:
+    try:
+        return msgspec.convert(tables, Config, strict=strict)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(str(error), tables)}") from error
+
+
+def _explain(message: str, tables: dict[str, object]) -> str:
+    """Turn msgspec's message into one that names key, value and cure."""
+    match = _AT.match(message)
+    what, path = (match["what"], match["path"].lstrip(".")) if match else (message, "")
+    unknown = re.match(r"Object contains unknown field `(.*)`", what)
+    if unknown:
+        key = f"{path}.{unknown[1]}" if path else unknown[1]
+        known = _SECTIONS[path].__struct_fields__ if path in _SECTIONS else tuple(_SECTIONS)
+        return f"{key}: unknown key: remove it or use one of {', '.join(known)}"
+    value: object = tables
+    for part in path.split("."):
+        value = value.get(part, value) if isinstance(value, dict) else value
+    return f"{path} = {value!r}: {what[0].lower()}{what[1:]}"
+
+
+def _check(config: Config, source: str) -> None:
+    """Check what types cannot say."""
+    for key in ("settle", "spread", "retry_for", "keep_days"):
+        value = getattr(config.report, key)
+        if value < 0 or (key == "keep_days" and value == 0):
+            raise ConfigError(f"{source}: report.{key} = {value}: give a number of at least {key == 'keep_days':d}")
+    if not re.fullmatch(r"0?[0-7]{3}", config.recorder.socket_mode):
+        mode = config.recorder.socket_mode
+        raise ConfigError(f'{source}: recorder.socket_mode = "{mode}": give three octal digits, for example "0660"')
+    if config.web.listen:
+        raise ConfigError(f'{source}: web.listen = "{config.web.listen}": there is no page yet: leave it empty')
+    if bool(config.mail.dkim_key) != bool(config.mail.dkim_selector):
+        missing, given = ("dkim_selector", "dkim_key") if config.mail.dkim_key else ("dkim_key", "dkim_selector")
+        raise ConfigError(f'{source}: mail.{missing} = "": set it, too, or leave mail.{given} empty')
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a report says it is from, complete and checked (RFC 8460 sections 4.4 and 5.3)."""
+
+    name: str
+    domain: str
+    """The submitter, as A-labels in lower case."""
+    contact: str
+    sender: str
+
+
+def identity(config: Config) -> Identity:
+    """Return whom reports come from.
+
+    Raises:
+        ConfigError: the organization is not told, or its addresses are not at its domain.
+    """
+    if not config.organization.domain:
+        raise ConfigError('organization.domain = "": set it to the domain that reports come from')
+    try:
+        domain = names.a_label(config.organization.domain)
+    except names.InvalidNameError as error:
+        raise ConfigError(f'organization.domain = "{config.organization.domain}": {error}') from error
+    if not config.organization.contact:
+        raise ConfigError(f'organization.contact = "": set it to an address at {domain} that a person reads')
+    return Identity(
+        name=config.organization.name or domain,
+        domain=domain,
+        contact=_address("organization.contact", config.organization.contact, domain),
+        sender=_address("mail.sender", config.mail.sender or f"noreply-tls-reports@{domain}", domain),
+    )
+
+
+_LOCAL_PART = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
+
+
+def _address(key: str, address: str, domain: str) -> str:
+    local, _, at = address.rpartition("@")
+    try:
+        matches = names.a_label(at) == domain
+    except names.InvalidNameError:
+        matches = False
+    if not matches or not _LOCAL_PART.match(local):
+        raise ConfigError(f'{key} = "{address}": give an address at {domain}, the organization.domain')
+    return f"{local}@{domain}"
