@@ -183,17 +183,40 @@ def _explain(message: str, tables: dict[str, object]) -> str:
         known = _SECTIONS[path].__struct_fields__ if path in _SECTIONS else tuple(_SECTIONS)
         return f"{key}: unknown key: remove it or use one of {', '.join(known)}"
     value: object = tables
-    for part in path.split("."):
-        value = value.get(part, value) if isinstance(value, dict) else value
-    return f"{path} = {value!r}: {what[0].lower()}{what[1:]}"
+    for part in re.split(r"[.\[\]]+", path):
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+    return f"{path} = {value!r}: {_cure(what)}"
+
+
+_WANTED = {
+    "int": "a whole number",
+    "bool": "true or false",
+    "str": "text in quotes",
+    "array": "a list of texts",
+    "object": "a table of keys",
+}
+
+
+def _cure(what: str) -> str:
+    wanted = re.match(r"Expected `(\w+)`", what)
+    return f"give {_WANTED[wanted[1]]}" if wanted and wanted[1] in _WANTED else f"{what[0].lower()}{what[1:]}"
+
+
+_RANGES = {
+    "settle": (0, 86_400),
+    "spread": (0, 86_400),
+    "retry_for": (0, 30 * 86_400),
+    "keep_days": (1, 3_650),
+}
 
 
 def _check(config: Config, source: str) -> None:
-    """Check what types cannot say."""
-    for key in ("settle", "spread", "retry_for", "keep_days"):
+    """Check what types cannot say; a report later than a day after its day, say, is of no use to anybody."""
+    for key, (least, most) in _RANGES.items():
         value = getattr(config.report, key)
-        if value < 0 or (key == "keep_days" and value == 0):
-            raise ConfigError(f"{source}: report.{key} = {value}: give a number of at least {key == 'keep_days':d}")
+        if not least <= value <= most:
+            raise ConfigError(f"{source}: report.{key} = {value}: give a number from {least} to {most}")
     if not re.fullmatch(r"0?[0-7]{3}", config.recorder.socket_mode):
         mode = config.recorder.socket_mode
         raise ConfigError(f'{source}: recorder.socket_mode = "{mode}": give three octal digits, for example "0660"')
