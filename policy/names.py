@@ -11,6 +11,10 @@ import idna
 MAX_NAME = 253
 """Characters of a name in text form without the final dot (RFC 1035 section 2.3.4)."""
 
+_MAX_TEXT = 4 * MAX_NAME
+"""Characters of a name in U-labels before it is looked at: decomposed and ignored characters make it longer than what
+it stands for, and IDNA takes time that grows with its length."""
+
 _LDH = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\Z")
 
 
@@ -29,19 +33,19 @@ def a_label(text: str) -> str:
     Raises:
         InvalidNameError: it is empty, too long, or has characters or labels a name cannot have.
     """
-    name = text.removesuffix(".")
-    if not name.isascii():
-        name = _encode(name)
-    name = name.lower()
+    name = text if text.isascii() else _encode(text)
+    name = name.removesuffix(".").lower()
     if len(name) > MAX_NAME or not _LDH.match(name):
         raise InvalidNameError(f"not a domain name: {text[:MAX_NAME]!r}")
     return name
 
 
-def _encode(name: str) -> str:
+def _encode(text: str) -> str:
+    """Encode the labels that need it; the others may have what IDNA forbids and the DNS does not (``_smtp``)."""
+    if len(text) > _MAX_TEXT:
+        raise InvalidNameError(f"not a domain name: {text[:MAX_NAME]!r}")
     try:
-        return idna.encode(name, uts46=True).decode("ascii")
-    except idna.IDNAError as error:
-        raise InvalidNameError(f"not a domain name: {name[:MAX_NAME]!r} ({error})") from error
-    except UnicodeError as error:  # lone surrogates
-        raise InvalidNameError(f"not a domain name: {name[:MAX_NAME]!r}") from error
+        labels = idna.uts46_remap(text, std3_rules=False, transitional=False).split(".")
+        return ".".join(label if label.isascii() else idna.alabel(label).decode("ascii") for label in labels)
+    except UnicodeError as error:  # IDNAError is one; lone surrogates make others
+        raise InvalidNameError(f"not a domain name: {text[:MAX_NAME]!r} ({error})") from error

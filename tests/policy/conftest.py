@@ -1,0 +1,187 @@
+"""A made-up internet on loopback for the tests of this room: a DNS server and certificates of a CA of its own."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import ipaddress
+import ssl
+import struct
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+Zone = Mapping[tuple[str, str], Sequence[str] | str]
+"""(name, type) to records in zone file form, or ``SILENT``, ``GARBAGE`` or an rcode's name; read anew each time."""
+
+_UDP_SIZE = 512
+
+
+def _answer(zone: Zone, wire: bytes) -> bytes | None:
+    query = dns.message.from_wire(wire)
+    response = dns.message.make_response(query)
+    name, kind = query.question[0].name, query.question[0].rdtype
+    for _ in range(8):
+        found = zone.get((name.to_text(omit_final_dot=True), kind.name))
+        alias = zone.get((name.to_text(omit_final_dot=True), "CNAME"))
+        if isinstance(found, str):
+            return _special(found, wire, response)
+        if found is not None:
+            response.answer.append(dns.rrset.from_text(name, 60, "IN", kind, *found))
+        if found is not None or alias is None:
+            break
+        response.answer.append(dns.rrset.from_text(name, 60, "IN", "CNAME", *alias))
+        name = dns.name.from_text(alias[0])
+    if not any(known == name.to_text(omit_final_dot=True) for known, _ in zone):
+        response.set_rcode(dns.rcode.NXDOMAIN)
+    return response.to_wire(max_size=65535)
+
+
+def _special(word: str, wire: bytes, response: dns.message.Message) -> bytes | None:
+    if word == "SILENT":
+        return None
+    if word == "GARBAGE":
+        return wire[:2] + b"\x81\x80\xff\xff" + wire[6:]
+    response.set_rcode(dns.rcode.from_text(word))
+    return response.to_wire(max_size=65535)
+
+
+class _Udp(asyncio.DatagramProtocol):
+    def __init__(self, zone: Zone) -> None:
+        self._zone = zone
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        answer = _answer(self._zone, data)
+        if answer and len(answer) > _UDP_SIZE:
+            short = dns.message.make_response(dns.message.from_wire(data))
+            short.flags |= dns.flags.TC
+            answer = short.to_wire()
+        if answer:
+            self._transport.sendto(answer, addr)
+
+
+@contextlib.asynccontextmanager
+async def _serve(zone: Zone) -> AsyncIterator[str]:
+    async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            (size,) = struct.unpack("!H", await reader.readexactly(2))
+            answer = _answer(zone, await reader.readexactly(size))
+            if answer:
+                writer.write(struct.pack("!H", len(answer)) + answer)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(stream, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(lambda: _Udp(zone), local_addr=("127.0.0.1", port))
+    try:
+        async with server:
+            yield f"127.0.0.1:{port}"
+    finally:
+        transport.close()
+
+
+@pytest.fixture(scope="session")
+def nameserver() -> Callable[[Zone], AbstractAsyncContextManager[str]]:
+    """Give a context manager that answers from a zone over UDP (512 octets) and TCP; its value is ``HOST:PORT``."""
+    return _serve
+
+
+_NOW = dt.datetime.now(dt.UTC)
+_DAY = dt.timedelta(days=1)
+
+
+def _builder(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey, end: dt.datetime) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_NOW - 30 * _DAY)
+        .not_valid_after(end)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _authority() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    builder = _builder("Test CA", "Test CA", key, _NOW + 30 * _DAY)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    return builder.add_extension(usage, critical=True).sign(key, hashes.SHA256()), key
+
+
+def _alternative(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+class _Certificates:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._certificate, self._key = _authority()
+        self.ca_file = folder / "ca.pem"
+        self.ca_file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
+
+    def server(self, host: str, days: int = 10) -> ssl.SSLContext:
+        key = ec.generate_private_key(ec.SECP256R1())
+        issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        certificate = (
+            _builder(host, "Test CA", key, _NOW + days * _DAY)
+            .add_extension(x509.SubjectAlternativeName([_alternative(host)]), critical=False)
+            .add_extension(issuer_key, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        file = self._folder / f"{x509.random_serial_number()}.pem"
+        pkcs8, clear = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        pem = serialization.Encoding.PEM
+        file.write_bytes(key.private_bytes(pem, pkcs8, clear) + certificate.public_bytes(pem))
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(file)
+        return context
+
+
+@pytest.fixture(scope="session")
+def _certificates(tmp_path_factory: pytest.TempPathFactory) -> _Certificates:
+    return _Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def ca_file(_certificates: _Certificates) -> str:
+    """Give the path of the CA's certificate in PEM."""
+    return str(_certificates.ca_file)
+
+
+@pytest.fixture(scope="session")
+def server_tls(_certificates: _Certificates) -> Callable[..., ssl.SSLContext]:
+    """Give a function of (host, days=10): server side TLS with a certificate for it that ends in so many days."""
+    return _certificates.server
