@@ -1,0 +1,212 @@
+"""Deliveries: each report and rua a row of its own, with its own state.
+
+Work is claimed with a lease. A process that dies between sending and noting leaves a lease that expires; the
+delivery is then made again, with the same Message-ID and report-id, which is how receivers know it (RFC 8460
+section 5.3).
+"""
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from policy import tlsrpt
+from sender import outcome
+from sender.store import schema
+
+LEASE = dt.timedelta(hours=1)
+"""How long a claimed delivery is left to its process: longer than the time-outs of a batch add up to."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Delivery:
+    """One report to one rua; times are aware, in UTC."""
+
+    report_id: str
+    number: int
+    day: dt.date
+    domain: str
+    rua: str
+    scheme: str
+    target: str
+    state: str
+    attempts: int
+    first_attempt: dt.datetime | None
+    next_attempt: dt.datetime | None
+    settled: dt.datetime | None
+    answer: str | None
+
+
+_TIMES = ("first_attempt", "next_attempt", "settled")
+
+
+def from_row(row: Any) -> Delivery:
+    """Return a row of the table as a value."""
+    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(Delivery)}
+    for name in _TIMES:
+        if values[name] is not None:
+            values[name] = dt.datetime.fromtimestamp(values[name], dt.UTC)
+    return Delivery(**values)
+
+
+def _seconds(time: dt.datetime) -> int:
+    return int(time.timestamp())
+
+
+def add(
+    connection: sa.Connection,
+    report_id: str,
+    about: tuple[dt.date, str],
+    rua: Sequence[tuple[tlsrpt.Rua, dt.datetime]],
+) -> None:
+    """Note to whom a report about a day and domain goes, and when each delivery is due."""
+    day, domain = about
+    rows = [
+        {
+            "report_id": report_id,
+            "number": number,
+            "day": day,
+            "domain": domain,
+            "rua": one.uri,
+            "scheme": one.scheme.value,
+            "target": one.target,
+            "mail_domain": one.target.rpartition("@")[2] if one.scheme is tlsrpt.Scheme.MAILTO else None,
+            "state": outcome.State.DUE.value,
+            "attempts": 0,
+            "next_attempt": _seconds(due),
+        }
+        for number, (one, due) in enumerate(rua, start=1)
+    ]
+    connection.execute(sa.insert(schema.deliveries), rows)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Selection:
+    """Which deliveries are meant; ``None`` leaves it open."""
+
+    day: dt.date | None = None
+    domain: str | None = None
+    report_id: str | None = None
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """Return it as conditions on the table."""
+        table = schema.deliveries
+        asked = {"day": self.day, "domain": self.domain, "report_id": self.report_id}
+        return [table.c[name] == value for name, value in asked.items() if value is not None]
+
+
+def claim(
+    connection: sa.Connection, now: dt.datetime, limit: int, selection: Selection = Selection()
+) -> list[Delivery]:
+    """Lease deliveries that are due, those due longest first."""
+    table = schema.deliveries
+    free = sa.or_(table.c.leased_until.is_(None), table.c.leased_until <= _seconds(now))
+    due = (
+        sa.select(table)
+        .where(table.c.state == outcome.State.DUE.value, table.c.next_attempt <= _seconds(now), free)
+        .where(*selection.conditions())
+        .order_by(table.c.next_attempt, table.c.report_id, table.c.number)
+        .limit(limit)
+    )
+    found = [from_row(row) for row in connection.execute(due)]
+    if found:
+        lease = sa.update(table).where(_key(table) == sa.tuple_(sa.bindparam("id"), sa.bindparam("no")))
+        keys = [{"id": one.report_id, "no": one.number} for one in found]
+        connection.execute(lease.values(leased_until=_seconds(now + LEASE)), keys)
+    return found
+
+
+def _key(table: sa.Table) -> Any:
+    return sa.tuple_(table.c.report_id, table.c.number)
+
+
+def note(
+    connection: sa.Connection, delivery: Delivery, now: dt.datetime, step: outcome.Settled | outcome.Again
+) -> None:
+    """Note how an attempt went, and give the lease back.
+
+    An attempt is noted whatever became of the row meanwhile, except that a cancelled delivery is not tried again.
+    """
+    table = schema.deliveries
+    change: dict[str, Any] = {
+        "attempts": delivery.attempts + 1,
+        "first_attempt": _seconds(delivery.first_attempt or now),
+        "answer": step.answer,
+        "leased_until": None,
+    }
+    row = sa.update(table).where(table.c.report_id == delivery.report_id, table.c.number == delivery.number)
+    if isinstance(step, outcome.Settled):
+        change |= {"state": step.state.value, "settled": _seconds(now), "next_attempt": None}
+    else:
+        change |= {"next_attempt": _seconds(step.at)}
+        row = row.where(table.c.state == outcome.State.DUE.value)
+    connection.execute(row.values(change))
+
+
+def hurry(connection: sa.Connection, now: dt.datetime, selection: Selection) -> None:
+    """Make first attempts due now that were to be spread."""
+    table = schema.deliveries
+    connection.execute(
+        sa.update(table)
+        .where(table.c.state == outcome.State.DUE.value, table.c.attempts == 0, table.c.next_attempt > _seconds(now))
+        .where(*selection.conditions())
+        .values(next_attempt=_seconds(now))
+    )
+
+
+def retry(connection: sa.Connection, report_id: str, now: dt.datetime) -> int:
+    """Make every delivery of a report that was not accepted due now, with a new retry window; how many."""
+    table = schema.deliveries
+    change = (
+        sa.update(table)
+        .where(table.c.report_id == report_id, table.c.state != outcome.State.DELIVERED.value)
+        .values(
+            state=outcome.State.DUE.value,
+            next_attempt=_seconds(now),
+            first_attempt=None,
+            attempts=0,
+            settled=None,
+            leased_until=None,
+        )
+    )
+    return connection.execute(change).rowcount
+
+
+def cancel(connection: sa.Connection, report_id: str, now: dt.datetime) -> int:
+    """Settle the deliveries of a report that are due as cancelled; how many."""
+    table = schema.deliveries
+    change = (
+        sa.update(table)
+        .where(table.c.report_id == report_id, table.c.state == outcome.State.DUE.value)
+        .values(state=outcome.State.CANCELLED.value, settled=_seconds(now), next_attempt=None, leased_until=None)
+    )
+    return connection.execute(change).rowcount
+
+
+def of_report(connection: sa.Connection, report_id: str) -> list[Delivery]:
+    """Return the deliveries of a report."""
+    table = schema.deliveries
+    query = sa.select(table).where(table.c.report_id == report_id).order_by(table.c.number)
+    return [from_row(row) for row in connection.execute(query)]
+
+
+def next_due(connection: sa.Connection) -> dt.datetime | None:
+    """Return when the next delivery is due."""
+    table = schema.deliveries
+    query = sa.select(sa.func.min(table.c.next_attempt)).where(table.c.state == outcome.State.DUE.value)
+    seconds = connection.execute(query).scalar()
+    return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
+
+
+def mailed(connection: sa.Connection, domains: Iterable[str], since: dt.datetime, until: dt.datetime) -> dict[str, int]:
+    """Return how many report mails the relay took for addresses at each domain, from ``since`` to before ``until``."""
+    table = schema.deliveries
+    query = (
+        sa.select(table.c.mail_domain, sa.func.count())
+        .where(table.c.mail_domain.in_(list(domains)), table.c.state == outcome.State.DELIVERED.value)
+        .where(table.c.settled >= _seconds(since), table.c.settled < _seconds(until))
+        .group_by(table.c.mail_domain)
+    )
+    return {domain: count for domain, count in connection.execute(query)}  # noqa: C416 - rows are Row objects

@@ -1,0 +1,121 @@
+"""Counts of ``tlsa`` policies by TLSA base domain (the MX host), whose operator may want reports of his own.
+
+Each row of such a policy carries whether its host has been told. A report to a host and the marks on the rows
+it is made of are one transaction, so every session reaches the host once, however the days of its domains
+were closed.
+"""
+
+import collections
+import dataclasses
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+
+from sender import report, session
+from sender.store import reports, schema
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class HostDay:
+    """A TLSA base domain and a day."""
+
+    day: dt.date
+    host: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Share:
+    """What one recipient domain adds to a host's day."""
+
+    domain_day: tuple[str, int]
+    """Recipient domain and closing."""
+    policy_key: str
+    count: report.PolicyCount
+    targets: frozenset[str]
+    """Whom the recipient domain has its own reports sent to."""
+
+
+def _untold(days: sa.Table, policies: sa.Table) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of a policy that its host has not been told of, though its domain-day is decided."""
+    return [
+        policies.c.policy_type == session.PolicyType.TLSA.value,
+        policies.c.host_told == 0,
+        days.c.day == policies.c.day,
+        days.c.domain == policies.c.domain,
+        days.c.closing == policies.c.closing,
+        days.c.state != schema.UNDECIDED,
+    ]
+
+
+def untold(
+    connection: sa.Connection, limit: int, *, after: HostDay | None = None, host: str | None = None
+) -> list[HostDay]:
+    """Return the days of hosts that have not been told, in order of (day, host)."""
+    days, policies = schema.domain_days, schema.policies
+    query = sa.select(policies.c.day, policies.c.policy_domain).distinct().where(*_untold(days, policies))
+    if after is not None:
+        key = sa.tuple_(policies.c.day, policies.c.policy_domain)
+        query = query.where(key > sa.tuple_(sa.literal(after.day), sa.literal(after.host)))
+    if host is not None:
+        query = query.where(policies.c.policy_domain == host)
+    query = query.order_by(policies.c.day, policies.c.policy_domain).limit(limit)
+    return [HostDay(*row) for row in connection.execute(query)]
+
+
+def shares(connection: sa.Connection, host_day: HostDay) -> list[Share]:
+    """Return what each recipient domain adds to a host's day."""
+    days, policies = schema.domain_days, schema.policies
+    query = sa.select(policies).where(*_untold(days, policies))
+    query = query.where(policies.c.day == host_day.day, policies.c.policy_domain == host_day.host)
+    targets = _targets(connection, host_day)
+    return [_share(connection, row, targets) for row in connection.execute(query).all()]
+
+
+def _share(connection: sa.Connection, row: Any, targets: dict[str, set[str]]) -> Share:
+    domain_day = reports.DomainDay(row.day, row.domain, row.closing, None, row.successful, row.failed)
+    counts = reports.policy_counts(connection, domain_day, policy=row.policy)
+    return Share((row.domain, row.closing), row.policy, counts[0], frozenset(targets.get(row.domain, ())))
+
+
+def _targets(connection: sa.Connection, host_day: HostDay) -> dict[str, set[str]]:
+    """Return by recipient domain of a host the targets of its own reports of that day."""
+    policies, deliveries = schema.policies, schema.deliveries
+    query = (
+        sa.select(deliveries.c.domain, deliveries.c.target)
+        .distinct()
+        .where(policies.c.day == host_day.day, policies.c.policy_domain == host_day.host)
+        .where(policies.c.policy_type == session.PolicyType.TLSA.value, policies.c.host_told == 0)
+        .where(deliveries.c.day == policies.c.day, deliveries.c.domain == policies.c.domain)
+    )
+    found: dict[str, set[str]] = collections.defaultdict(set)
+    for domain, target in connection.execute(query):
+        found[domain].add(target)
+    return found
+
+
+def mark_told(connection: sa.Connection, host_day: HostDay, told: list[Share]) -> bool:
+    """Mark what was told; whether all of it had not been told yet (otherwise the caller must roll back)."""
+    policies = schema.policies
+    for share in told:
+        domain, closing = share.domain_day
+        change = (
+            sa.update(policies)
+            .where(policies.c.day == host_day.day, policies.c.domain == domain, policies.c.closing == closing)
+            .where(policies.c.policy == share.policy_key, policies.c.host_told == 0)
+            .values(host_told=1)
+        )
+        if connection.execute(change).rowcount != 1:
+            return False
+    return True
+
+
+def need_not_be_told(connection: sa.Connection, domain_day: reports.DomainDay) -> None:
+    """Mark the policies of a domain-day whose sessions must not lead to any report."""
+    policies = schema.policies
+    connection.execute(
+        sa.update(policies)
+        .where(policies.c.day == domain_day.day, policies.c.domain == domain_day.domain)
+        .where(policies.c.closing == domain_day.closing)
+        .values(host_told=1)
+    )

@@ -1,0 +1,22 @@
+"""Delete what is older than it has to be kept."""
+
+import datetime as dt
+
+import sqlalchemy as sa
+
+from sender import outcome
+from sender.store import schema
+
+
+def delete_before(connection: sa.Connection, day: dt.date) -> int:
+    """Delete the counts, reports, deliveries and positions of days before ``day``; how many domain-days.
+
+    A report with a delivery that is still due stays, and so do its deliveries.
+    """
+    due = sa.select(schema.deliveries.c.report_id).where(schema.deliveries.c.state == outcome.State.DUE.value)
+    for table in (schema.reports, schema.deliveries):
+        connection.execute(sa.delete(table).where(table.c.day < day, table.c.report_id.not_in(due)))
+    for table in (schema.failures, schema.policies, schema.positions, schema.malformed, schema.closings):
+        connection.execute(sa.delete(table).where(table.c.day < day))
+    days = schema.domain_days
+    return connection.execute(sa.delete(days).where(days.c.day < day)).rowcount

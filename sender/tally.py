@@ -1,0 +1,120 @@
+"""The tally: carries what the journal holds into the store, exactly once.
+
+A conductor between ``journal``, ``counting`` and ``store``. A stretch of a segment is read from the stored
+position and counted; its counts *and* the new position are committed in one transaction. Killed at any
+moment, it counts nothing twice and loses nothing; two at once do not hurt each other, because the second
+finds the position moved.
+"""
+
+import collections
+import dataclasses
+import datetime as dt
+import pathlib
+import signal
+import socket
+import threading
+
+import structlog
+
+from sender import config, counting, journal
+from sender.store import counts, engine
+
+STRETCH = 16 * 2**20
+"""Bytes read and committed at a time: enough for equal datagrams to meet, little enough for memory and for the lock."""
+
+INTERVAL = 1.0
+"""Seconds between two looks at the journal: what a person who watches ``tlsrpt pending`` calls at once."""
+
+RETRY = 10.0
+"""Seconds until the store is tried again when it is away; the journal holds meanwhile."""
+
+KEEP_SEGMENTS = dt.timedelta(days=2)
+"""How long a segment stays after its day, tallied as it is, for a person to look at."""
+
+log = structlog.get_logger()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tally:
+    """What the tally needs, put together once."""
+
+    store: engine.Store
+    directory: pathlib.Path
+    """Of the journal."""
+    host: str
+    """Names the journal in a store that several hosts share."""
+
+    def catch_up(self, now: dt.datetime) -> int:
+        """Count what the journal holds beyond the stored positions, and remove segments that have served.
+
+        Args:
+            now: the time, aware.
+
+        Returns:
+            How many datagrams were counted.
+
+        Raises:
+            store.engine.StoreError: the store cannot be used; what was not committed is counted next time.
+            journal.JournalError: a segment cannot be read.
+        """
+        datagrams = 0
+        for segment in journal.segments(self.directory):
+            datagrams += self._count_segment(segment)
+            if segment.finished and segment.day < (now - KEEP_SEGMENTS).date():
+                journal.remove(segment)
+        return datagrams
+
+    def _count_segment(self, segment: journal.Segment) -> int:
+        datagrams = 0
+        while True:
+            with self.store.read() as connection:
+                start = counts.position(connection, self.host, segment.name)
+            chunk = journal.read(segment, start, STRETCH)
+            if chunk.end == start:
+                return datagrams
+            datagrams += self._commit(segment, start, chunk)
+
+    def _commit(self, segment: journal.Segment, start: int, chunk: journal.Chunk) -> int:
+        stretch = counting.count(chunk.lines)
+        with self.store.write() as connection:
+            if not counts.advance(connection, self.host, segment.name, segment.day, start=start, end=chunk.end):
+                return 0
+            counts.add(connection, segment.day, stretch)
+        self._set_aside(segment, stretch)
+        return len(chunk.lines)
+
+    def _set_aside(self, segment: journal.Segment, stretch: counting.Counts) -> None:
+        aside = journal.SetAside(self.directory / journal.SET_ASIDE)
+        reasons: collections.Counter[str] = collections.Counter()
+        for raw, error, times in stretch.malformed:
+            aside.add(segment.name, error.reason, raw)
+            reasons[error.reason] += times
+        if reasons:
+            log.warning("malformed datagrams", **reasons, see=str(self.directory / journal.SET_ASIDE))
+
+
+def open_tally(settings: config.Config, store: engine.Store) -> Tally:
+    """Return the tally of this host."""
+    return Tally(store, pathlib.Path(settings.recorder.journal), socket.gethostname())
+
+
+def main(settings: config.Config) -> int:
+    """Run as a process until SIGTERM or SIGINT; then count what is there once more, and return the exit code."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    log.info("tally started", journal=settings.recorder.journal)
+    tally: Tally | None = None
+    last = False
+    while not last:
+        last = stop.is_set()
+        try:
+            tally = tally or open_tally(settings, engine.open_store(settings.store.url))
+            tally.catch_up(dt.datetime.now(dt.UTC))
+        except (engine.StoreError, journal.JournalError) as error:
+            log.error("the tally cannot go on, the journal holds", error=str(error), again_in=RETRY)
+            stop.wait(RETRY)
+        else:
+            stop.wait(INTERVAL)
+    log.info("tally stopped")
+    return 0

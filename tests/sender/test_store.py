@@ -1,0 +1,244 @@
+"""The store: exactly once, closed for ever, each delivery a row of its own."""
+
+import datetime as dt
+import pathlib
+import sqlite3
+
+import pytest
+import sqlalchemy as sa
+from alembic import autogenerate, migration
+
+from policy import tlsrpt
+from sender import counting, outcome, report
+from sender.session import PolicyType
+from sender.store import closings, counts, deliveries, engine, hosts, listings, reports, retention, schema
+
+DAY = dt.date(2026, 11, 23)
+NOON = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
+RECORD = "v=TLSRPTv1;rua=mailto:r@a.example"
+
+
+def _datagram(domain: str = "a.example", *, failed: int = 0, mx: str = "mx.a.example", kind: int = 9) -> bytes:
+    detail = f',"failure-details":[{{"c":201,"n":"{mx}"}}]' if failed else ""
+    policy_domain = mx if kind == 1 else domain
+    policy = f'{{"policy-type":{kind},"policy-domain":"{policy_domain}"{detail},"t":{failed},"f":{failed}}}'
+    return f'{{"d":"{domain}","pr":"{RECORD}","policies":[{policy}]}}'.encode()
+
+
+def _add(store: engine.Store, *datagrams: bytes, day: dt.date = DAY) -> None:
+    with store.write() as connection:
+        counts.add(connection, day, counting.count(datagrams))
+
+
+def _close(store: engine.Store, domain: str = closings.EVERY_DOMAIN, day: dt.date = DAY) -> None:
+    with store.write() as connection:
+        closings.close(connection, day, domain)
+
+
+def _undecided(store: engine.Store) -> list[tuple[str, int, int, int]]:
+    with store.read() as connection:
+        return [(one.domain, one.closing, one.successful, one.failed) for one in reports.undecided(connection, 99)]
+
+
+def test_the_migrations_make_what_the_code_expects(store: engine.Store) -> None:
+    """A new database has exactly the tables and indexes of the schema."""
+    with store.read() as connection:
+        assert autogenerate.compare_metadata(migration.MigrationContext.configure(connection), schema.metadata) == []
+
+
+def test_a_store_of_a_newer_version_is_left_alone(tmp_path: pathlib.Path) -> None:
+    """Going back to an older program is an error, not a loss."""
+    url = f"sqlite:///{tmp_path / 'tlsrpt.db'}"
+    engine.open_store(url).close()
+    with sqlite3.connect(tmp_path / "tlsrpt.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    with pytest.raises(engine.StoreError, match="made by a newer tlsrpt"):
+        engine.open_store(url)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "oracle://x/y", "sqlite://", "sqlite:////proc/none/x.db"])
+def test_a_url_that_cannot_be_used_is_one_line(url: str) -> None:
+    """Whatever is wrong with store.url, the postmaster is told."""
+    with pytest.raises(engine.StoreError) as caught:
+        engine.open_store(url)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_an_error(tmp_path: pathlib.Path) -> None:
+    """It is not overwritten."""
+    (tmp_path / "x.db").write_text("something else, and long enough to be looked at" * 100)
+    with pytest.raises(engine.StoreError, match="not a database"):
+        engine.open_store(f"sqlite:///{tmp_path / 'x.db'}")
+    assert (tmp_path / "x.db").read_text().startswith("something else")
+
+
+def test_a_position_moves_only_from_where_it_stands(store: engine.Store) -> None:
+    """Of two processes that counted the same stretch only the first may commit."""
+    with store.write() as connection:
+        assert counts.advance(connection, "host", "segment", DAY, start=0, end=10)
+        assert not counts.advance(connection, "host", "segment", DAY, start=0, end=10)
+        assert counts.advance(connection, "other", "segment", DAY, start=0, end=7)
+    with store.read() as connection:
+        assert counts.position(connection, "host", "segment") == 10
+        assert counts.position(connection, "host", "none") == 0
+
+
+def test_counts_add_up(store: engine.Store, captures: dict[str, list[bytes]]) -> None:
+    """What is added in two goes is what one go would have made, failures and policies included."""
+    datagrams = [datagram for several in captures.values() for datagram in several]
+    _add(store, *datagrams, *datagrams)
+    _add(store, *datagrams)
+    _close(store)
+    expected = counting.count(datagrams * 3).domains
+    with store.read() as connection:
+        for one in reports.undecided(connection, 999):
+            domain = expected.pop(one.domain)
+            assert (one.successful, one.failed) == (domain.successful, domain.failed)
+            found = {count.policy: count for count in reports.policy_counts(connection, one)}
+            assert found == {
+                policy: report.PolicyCount(policy, numbers.successful, numbers.failed, found[policy].failures)
+                for policy, numbers in domain.policies.items()
+            }
+            for policy, numbers in domain.policies.items():
+                assert dict(found[policy].failures) == numbers.failures
+    assert not expected
+
+
+def test_the_store_is_bounded_over_many_batches(store: engine.Store) -> None:
+    """A server that gives another reason each time gets no further than the bound, and no session is lost."""
+    for start in range(0, 1500, 300):
+        _add(store, *(_datagram(failed=1, mx=f"mx{number}.a.example") for number in range(start, start + 300)))
+    _close(store)
+    with store.read() as connection:
+        (one,) = reports.undecided(connection, 9)
+        (count,) = reports.policy_counts(connection, one)
+    assert (one.failed, count.failed) == (1500, 1500)
+    assert len(count.failures) == counting.MAX_FAILURES + 1
+    assert sum(sessions for _, sessions in count.failures) == 1500
+
+
+def test_what_comes_after_a_closing_belongs_to_the_next(store: engine.Store) -> None:
+    """Closed counts never change; each closing takes what came since."""
+    _add(store, _datagram())
+    assert _undecided(store) == []
+    _close(store)
+    _add(store, _datagram(), _datagram())
+    assert _undecided(store) == [("a.example", 1, 1, 0)]
+    _close(store)
+    assert _undecided(store) == [("a.example", 1, 1, 0), ("a.example", 2, 2, 0)]
+
+
+def test_closing_one_domain_leaves_the_others_open(store: engine.Store) -> None:
+    """The day then closes for all, and nothing is missed or taken twice."""
+    _add(store, _datagram("a.example"), _datagram("b.example"))
+    _close(store, "a.example")
+    _add(store, _datagram("a.example"), _datagram("b.example"))
+    assert _undecided(store) == [("a.example", 1, 1, 0)]
+    _close(store)
+    assert _undecided(store) == [("a.example", 1, 1, 0), ("a.example", 2, 1, 0), ("b.example", 1, 2, 0)]
+
+
+def test_a_domain_day_is_decided_once(store: engine.Store) -> None:
+    """The second of two processes learns that it came too late."""
+    _add(store, _datagram())
+    _close(store)
+    with store.write() as connection:
+        (one,) = reports.undecided(connection, 9)
+        assert reports.decide(connection, one, schema.UNDECIDED, "has to wait")
+        assert reports.decide(connection, one, schema.REPORTED)
+        assert not reports.decide(connection, one, schema.SKIPPED, "too late")
+    assert _undecided(store) == []
+
+
+def _deliver_to(store: engine.Store, *rua: str, report_id: str = "1@s.example") -> None:
+    record = tlsrpt.parse_record(f"v=TLSRPTv1; rua={','.join(rua)}")
+    with store.write() as connection:
+        made = reports.Report(report_id, DAY, "a.example", NOON, 1, 0, b"packed")
+        reports.add(connection, made)
+        deliveries.add(connection, report_id, (DAY, "a.example"), [(one, NOON) for one in record.rua])
+
+
+def test_each_rua_is_a_delivery_of_its_own_and_claimed_once(store: engine.Store) -> None:
+    """What somebody is at is not given to another, until the lease has expired."""
+    _deliver_to(store, "mailto:r@a.example", "https://a.example/")
+    with store.write() as connection:
+        assert deliveries.claim(connection, NOON - dt.timedelta(seconds=1), 9) == []
+        assert [one.rua for one in deliveries.claim(connection, NOON, 1)] == ["mailto:r@a.example"]
+        assert [one.rua for one in deliveries.claim(connection, NOON, 9)] == ["https://a.example/"]
+        assert deliveries.claim(connection, NOON, 9) == []
+        assert len(deliveries.claim(connection, NOON + deliveries.LEASE, 9)) == 2
+
+
+def test_retry_and_cancel_change_only_what_they_should(store: engine.Store) -> None:
+    """A delivered one stays delivered; a cancelled one is not tried again by an attempt that was under way."""
+    _deliver_to(store, "mailto:r@a.example", "https://a.example/")
+    with store.write() as connection:
+        first, second = deliveries.claim(connection, NOON, 9)
+        deliveries.note(connection, first, NOON, outcome.Settled(outcome.State.DELIVERED, "250 ok"))
+        assert deliveries.cancel(connection, "1@s.example", NOON) == 1
+        deliveries.note(connection, second, NOON, outcome.Again(NOON, "503 later"))
+        assert [one.state for one in deliveries.of_report(connection, "1@s.example")] == ["delivered", "cancelled"]
+        assert deliveries.retry(connection, "1@s.example", NOON) == 1
+        assert [one.rua for one in deliveries.claim(connection, NOON, 9)] == ["https://a.example/"]
+        assert [one.rua for one in listings.settled_deliveries(connection)] == ["mailto:r@a.example"]
+
+
+def test_report_mails_are_counted_by_the_domain_they_went_to(store: engine.Store) -> None:
+    """Only those that the relay took, in the time asked for: the loop guard stands on this."""
+    _deliver_to(store, "mailto:r@b.example", "mailto:s@b.example", "https://b.example/")
+    with store.write() as connection:
+        first, _, third = sorted(deliveries.claim(connection, NOON, 9), key=lambda one: one.number)
+        for one in (first, third):
+            deliveries.note(connection, one, NOON, outcome.Settled(outcome.State.DELIVERED, "ok"))
+        hour = dt.timedelta(hours=1)
+        assert deliveries.mailed(connection, ["b.example", "a.example"], NOON, NOON + hour) == {"b.example": 1}
+        assert deliveries.mailed(connection, ["b.example"], NOON - hour, NOON) == {}
+
+
+def test_revisions_count_the_reports_about_a_day(store: engine.Store) -> None:
+    """Numbers follow each other, whatever the closings were."""
+    for number in ("1@s.example", "2@s.example"):
+        _deliver_to(store, "mailto:r@a.example", report_id=number)
+    with store.read() as connection:
+        assert [one.revision for one in reports.of_domain(connection, "a.example", DAY)] == [1, 2]
+        assert reports.of_domain(connection, "a.example", DAY)[1].created == NOON
+
+
+def test_a_host_is_told_once_whatever_the_closings(store: engine.Store) -> None:
+    """Each share of a host's day is told once, after its domain-day was decided."""
+    _add(store, *(_datagram(name, kind=1, mx="mx.p.example") for name in ("a.example", "b.example")))
+    _close(store, "a.example")
+    with store.write() as connection:
+        assert hosts.untold(connection, 9) == []
+        (one,) = reports.undecided(connection, 9)
+        reports.decide(connection, one, schema.SKIPPED, "no record")
+        (host_day,) = hosts.untold(connection, 9)
+        assert host_day == hosts.HostDay(DAY, "mx.p.example")
+        (share,) = hosts.shares(connection, host_day)
+        assert (share.domain_day, share.count.policy.type) == (("a.example", 1), PolicyType.TLSA)
+        assert hosts.mark_told(connection, host_day, [share])
+        assert not hosts.mark_told(connection, host_day, [share])
+        assert hosts.untold(connection, 9) == []
+    _close(store)
+    with store.write() as connection:
+        (other,) = reports.undecided(connection, 9)
+        reports.decide(connection, other, schema.SKIPPED, "no record")
+        assert [share.domain_day for share in hosts.shares(connection, host_day)] == [("b.example", 1)]
+
+
+def test_old_days_are_deleted_but_not_what_is_still_to_be_delivered(store: engine.Store) -> None:
+    """Retention takes counts, reports and deliveries of old days; a due delivery keeps its report."""
+    _add(store, _datagram(), b"nonsense")
+    _add(store, _datagram(), day=DAY + dt.timedelta(days=1))
+    _deliver_to(store, "mailto:r@a.example", report_id="1@s.example")
+    _deliver_to(store, "mailto:r@a.example", report_id="2@s.example")
+    with store.write() as connection:
+        deliveries.cancel(connection, "1@s.example", NOON)
+        assert retention.delete_before(connection, DAY + dt.timedelta(days=1)) == 1
+    with store.read() as connection:
+        assert [row.day for row in listings.pending_days(connection)] == [DAY + dt.timedelta(days=1)]
+        assert listings.malformed(connection) == []
+        assert set(reports.by_id(connection, ["1@s.example", "2@s.example"])) == {"2@s.example"}
+        tables = (schema.policies, schema.deliveries)
+        assert [connection.execute(sa.select(sa.func.count()).select_from(t)).scalar() for t in tables] == [1, 1]
