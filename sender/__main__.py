@@ -1,0 +1,5 @@
+"""``python -m sender`` is ``tlsrpt``."""
+
+from sender import cli
+
+cli.main()

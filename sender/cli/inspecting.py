@@ -1,0 +1,182 @@
+"""``tlsrpt pending``, ``show`` and ``history``: looking, without sending or closing anything.
+
+``pending`` and ``show`` first tally what the journal of this host holds, so that they tell what is true now.
+"""
+
+import datetime as dt
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sender.cli import running
+
+if TYPE_CHECKING:
+    from sender import config as configuration
+    from sender import showing
+    from sender.store import deliveries, engine, listings
+
+MAX_ROWS = 1000
+"""Rows of a table for people; ``--json`` has all."""
+
+
+def pending(domain: running.Domain = None, *, json: running.Json = False, config: running.Config = None) -> None:
+    """List domain-days that are not reported yet, and deliveries that are not settled yet.
+
+    A domain-day is open (the day goes on), closed (its report is about to be built) or skipped (no report goes out,
+    with the reason).
+    """
+    from sender import journal
+    from sender.cli import rows
+    from sender.store import engine, listings
+
+    with running.failures(engine.StoreError, journal.JournalError):
+        store = _up_to_date(running.settings(config))
+        with store.read() as connection:
+            days = list(listings.pending_days(connection, domain))
+            due = list(listings.pending_deliveries(connection, domain))
+        if json:
+            document = {
+                "domain_days": [rows.domain_day(row) for row in days],
+                "deliveries": [rows.delivery(row) for row in due],
+            }
+            typer.echo(rows.dumps(document))
+        else:
+            _print_pending(days, due)
+
+
+def _print_pending(days: "list[listings.PendingDay]", due: "list[deliveries.Delivery]") -> None:
+    import rich.console
+
+    from sender.cli import tables
+
+    console = rich.console.Console()
+    if not days and not due:
+        console.print("Nothing is pending.")
+    if days:
+        console.print(tables.domain_days(days[:MAX_ROWS]))
+    if due:
+        console.print(tables.due(due[:MAX_ROWS]))
+    if more := max(0, len(days) - MAX_ROWS) + max(0, len(due) - MAX_ROWS):
+        console.print(f"{more:,} more rows: --json shows all.")
+
+
+def history(domain: running.Domain = None, *, json: running.Json = False, config: running.Config = None) -> None:
+    """List what was sent where, and with what answer."""
+    from sender.cli import rows
+    from sender.store import engine, listings
+
+    with running.failures(engine.StoreError):
+        store = engine.open_store(running.settings(config).store.url)
+        with store.read() as connection:
+            settled = list(listings.settled_deliveries(connection, domain))
+        if json:
+            typer.echo(rows.dumps({"deliveries": [rows.settled_delivery(row) for row in settled]}))
+        else:
+            _print_history(settled)
+
+
+def _print_history(settled: "list[deliveries.Delivery]") -> None:
+    import rich.console
+
+    from sender.cli import tables
+
+    console = rich.console.Console()
+    if not settled:
+        console.print("Nothing was sent yet.")
+        return
+    console.print(tables.settled(settled[-MAX_ROWS:]))
+    if len(settled) > MAX_ROWS:
+        console.print(f"{len(settled) - MAX_ROWS:,} older rows: --json shows all.")
+
+
+def show(
+    domain: Annotated[str, typer.Argument(parser=running.domain, metavar="DOMAIN", help="The policy domain.")],
+    *,
+    day: running.Day = None,
+    revision: Annotated[int | None, typer.Option(min=1, help="Which report of the day; the newest otherwise.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the exact document.")] = False,
+    mail: Annotated[bool, typer.Option("--mail", help="Print the exact message.")] = False,
+    config: running.Config = None,
+) -> None:
+    """Show the report about a domain as it was sent, or as it would be: of the newest day that is known, or of DAY."""
+    from sender import config as configuration
+    from sender import journal, showing
+    from sender.store import engine
+
+    if json and mail:
+        raise typer.BadParameter("--json and --mail exclude each other")
+    with running.failures(engine.StoreError, journal.JournalError):
+        settings = running.settings(config)
+        identity = configuration.identity(settings)
+        shown = showing.look(_up_to_date(settings), identity, domain, day, revision)
+        if shown is None:
+            when = f" on {day}" if day else ""
+            typer.echo(f"tlsrpt: nothing is known of {domain}{when}", err=True)
+            raise typer.Exit(running.FAILED)
+        if json:
+            _write(shown.document)
+        elif mail:
+            _write(_message(settings, identity, shown))
+        else:
+            _print_report(shown)
+
+
+def _write(content: bytes) -> None:
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
+def _message(settings: "configuration.Config", identity: "configuration.Identity", shown: "showing.Shown") -> bytes:
+    """Return the message to the first rua that is a mail address."""
+    from sender import daily, delivering
+
+    if shown.report is None:
+        typer.echo("tlsrpt: no report is built yet: --json shows it as it would be", err=True)
+        raise typer.Exit(running.FAILED)
+    mails = [one for one in shown.deliveries if one.scheme == "mailto"]
+    if not mails:
+        typer.echo("tlsrpt: this report goes by HTTPS only: --json shows what is posted, before gzip", err=True)
+        raise typer.Exit(running.FAILED)
+    for other in mails[1:]:
+        typer.echo(f"tlsrpt: another message goes to {other.target}", err=True)
+    return delivering.compose(identity, daily.load_signer(settings, identity), mails[0], shown.report)
+
+
+def _print_report(shown: "showing.Shown") -> None:
+    import rich.console
+
+    from sender import report_view
+    from sender.cli import tables
+
+    console = rich.console.Console()
+    console.print(_standing(shown), style="bold")
+    console.print()
+    console.print(report_view.render(shown.document))
+    if shown.deliveries:
+        console.print()
+        console.print(tables.settled(shown.deliveries, "Deliveries (times in UTC)"))
+    for row in shown.waiting:
+        if shown.report is not None or row.reason:
+            console.print()
+            sessions = f"{row.successful:,} successful and {row.failed:,} failed sessions"
+            console.print(
+                f"{sessions} are not in a report: {row.state}{f', {row.reason}' if row.reason else ''}", markup=False
+            )
+
+
+def _standing(shown: "showing.Shown") -> str:
+    if shown.report is None:
+        return "As it would be now; no report is built yet."
+    revision = f" (revision {shown.report.revision})" if shown.report.revision > 1 else ""
+    return f"As it was built at {shown.report.created:%Y-%m-%d %H:%M:%S} UTC{revision}."
+
+
+def _up_to_date(settings: "configuration.Config") -> "engine.Store":
+    """Open the store, and tally what the journal of this host holds."""
+    from sender import tally
+    from sender.store import engine
+
+    store = engine.open_store(settings.store.url)
+    tally.open_tally(settings, store).catch_up(dt.datetime.now(dt.UTC))
+    return store

@@ -1,0 +1,52 @@
+"""The rows of ``--json``: a contract with scripts, so their keys change only with a note in the changelog.
+
+Pure. Times are RFC 3339 in UTC, days ISO 8601.
+"""
+
+import datetime as dt
+import json
+from typing import Any
+
+from sender import outcome
+from sender.store import deliveries, listings
+
+
+def time(moment: dt.datetime | None) -> str | None:
+    """Return a time as RFC 3339 in UTC."""
+    return None if moment is None else moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def domain_day(row: listings.PendingDay) -> dict[str, Any]:
+    """Return a row of ``domain_days``."""
+    return {
+        "day": row.day.isoformat(),
+        "domain": row.domain,
+        "successful": row.successful,
+        "failed": row.failed,
+        "state": row.state,
+        "reason": row.reason,
+    }
+
+
+def delivery(row: deliveries.Delivery) -> dict[str, Any]:
+    """Return a row of ``deliveries``."""
+    return {
+        "report_id": row.report_id,
+        "day": row.day.isoformat(),
+        "domain": row.domain,
+        "rua": row.rua,
+        "state": row.state,
+        "attempts": row.attempts,
+        "next_attempt": time(row.next_attempt),
+        "last_error": None if row.state == outcome.State.DELIVERED else row.answer,
+    }
+
+
+def settled_delivery(row: deliveries.Delivery) -> dict[str, Any]:
+    """Return a row of ``deliveries`` of the history: that of :func:`delivery`, with how it ended."""
+    return {**delivery(row), "settled": time(row.settled), "answer": row.answer}
+
+
+def dumps(document: dict[str, Any]) -> str:
+    """Return JSON for people and scripts."""
+    return json.dumps(document, indent=1, ensure_ascii=False)

@@ -1,0 +1,133 @@
+"""Deliver reports: claim what is due, send each by mail or HTTPS, note how it went.
+
+A conductor: ``message`` and ``signature`` make the mail, ``mail`` and ``policy.https`` carry it, ``outcome``
+says what the answer means, ``store.deliveries`` keeps it. Each delivery is noted as soon as it is answered.
+"""
+
+import asyncio
+import dataclasses
+import datetime as dt
+from collections.abc import Callable, Sequence
+
+from policy import https, tlsrpt
+from sender import config, mail, message, outcome, signature
+from sender.store import deliveries, engine, reports
+
+BATCH = 50
+"""Deliveries claimed at a time, and HTTPS deliveries under way at a time: few are in the air when a process dies."""
+
+CONTENT_TYPE = "application/tlsrpt+gzip"
+"""RFC 8460 section 5.4."""
+
+ANY = deliveries.Selection()
+
+Work = tuple[deliveries.Delivery, reports.Report]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt to deliver, and what follows."""
+
+    delivery: deliveries.Delivery
+    step: outcome.Settled | outcome.Again
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Courier:
+    """What delivering needs, put together once."""
+
+    store: engine.Store
+    identity: config.Identity
+    retry_for: float
+    """Seconds (RFC 8460 section 5.5)."""
+    relay: mail.Relay
+    ca_file: str
+    signer: signature.Signer | None
+    client: https.Client
+    fraction: Callable[[], float]
+    """Makes a number in [0, 1) for the jitter."""
+    clock: Callable[[], dt.datetime]
+    """Tells the time, aware."""
+    timeouts: mail.Timeouts | None = None
+
+    async def deliver(self, selection: deliveries.Selection = ANY) -> list[Attempt]:
+        """Make one batch of the deliveries that are due; an empty list when none is.
+
+        Raises:
+            store.engine.StoreError: the store cannot be used; what was sent but not noted is sent again.
+        """
+        batch = self._claim(selection)
+        mails = [one for one in batch if one[0].scheme == tlsrpt.Scheme.MAILTO]
+        posts = [one for one in batch if one[0].scheme == tlsrpt.Scheme.HTTPS]
+        by_mail, by_post = await asyncio.gather(
+            self._send(mails), asyncio.gather(*(self._post(delivery, made) for delivery, made in posts))
+        )
+        return [*by_mail, *by_post]
+
+    def _claim(self, selection: deliveries.Selection) -> list[Work]:
+        with self.store.write() as connection:
+            claimed = deliveries.claim(connection, self.clock(), BATCH, selection)
+            made = reports.by_id(connection, {one.report_id for one in claimed})
+        return [(one, made[one.report_id]) for one in claimed]
+
+    async def _send(self, mails: Sequence[Work]) -> list[Attempt]:
+        if not mails:
+            return []
+        connection = mail.Connection(self.relay, self.identity.domain, ca_file=self.ca_file, timeouts=self.timeouts)
+        async with connection:
+            return [await self._send_one(connection, *one) for one in mails]
+
+    async def _send_one(
+        self, connection: mail.Connection, delivery: deliveries.Delivery, made: reports.Report
+    ) -> Attempt:
+        composed = compose(self.identity, self.signer, delivery, made)
+        answer = await connection.send(self.identity.sender, delivery.target, composed)
+        return self._note(delivery, answer)
+
+    async def _post(self, delivery: deliveries.Delivery, made: reports.Report) -> Attempt:
+        try:
+            answer = await self.client.post(delivery.target, made.packed, CONTENT_TYPE)
+        except https.RefusedAddressError as error:
+            return self._note(delivery, outcome.Refused(str(error)))
+        except https.HttpsError as error:
+            return self._note(delivery, outcome.Deferred(str(error), None))
+        return self._note(delivery, outcome.of_http(answer.status, answer.reason, answer.retry_after, self.clock()))
+
+    def _note(self, delivery: deliveries.Delivery, answer: outcome.Outcome) -> Attempt:
+        now = self.clock()
+        step = outcome.next_step(
+            answer,
+            delivery.attempts + 1,
+            delivery.first_attempt or now,
+            now,
+            self.retry_for,
+            self.fraction(),
+        )
+        with self.store.write() as connection:
+            deliveries.note(connection, delivery, now, step)
+        return Attempt(delivery, step)
+
+
+def compose(
+    identity: config.Identity,
+    signer: signature.Signer | None,
+    delivery: deliveries.Delivery,
+    made: reports.Report,
+) -> bytes:
+    """Return the message of a delivery, signed if there is a signer (RFC 8460 section 5.3).
+
+    It is the same each time but for the time in the signature.
+    """
+    composed = message.compose(
+        message.Mail(
+            identity=identity,
+            policy_domain=made.domain,
+            day=made.day,
+            report_id=made.report_id,
+            packed=made.packed,
+            created=made.created,
+            recipient=delivery.target,
+            message_id=message.message_id(made.report_id, delivery.number),
+        )
+    )
+    return composed if signer is None else signer.sign(composed)

@@ -1,0 +1,62 @@
+"""The roles of a host as processes: which there are, and what each runs.
+
+``recorder`` is two processes, so that nothing can stall reception: one receives and appends, the other tallies.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from policy import listeners
+from sender import config, supervisor
+
+RECORDER = "recorder"
+REPORTER = "reporter"
+ALL = (RECORDER, REPORTER)
+
+log = structlog.get_logger()
+
+
+def serve(settings: config.Config, roles: Sequence[str]) -> int:
+    """Run roles under the supervisor until SIGTERM; return the exit code."""
+    inherited = listeners.systemd_sockets(os.environ, os.getpid())
+    return supervisor.run(processes(settings, roles, inherited))
+
+
+def processes(
+    settings: config.Config, roles: Sequence[str], inherited: Sequence[socket.socket]
+) -> Mapping[str, supervisor.Role]:
+    """Return the processes of roles by name. What a process imports, it imports itself."""
+    known: dict[str, dict[str, Callable[[], int]]] = {
+        RECORDER: {"recorder": lambda: _recorder(settings, inherited), "tally": lambda: _tally(settings)},
+        REPORTER: {"reporter": lambda: _reporter(settings)},
+    }
+    return {name: run for role in roles for name, run in known[role].items()}
+
+
+def _recorder(settings: config.Config, inherited: Sequence[socket.socket]) -> int:
+    from sender import recorder
+
+    return recorder.main(settings, list(inherited))
+
+
+def _tally(settings: config.Config) -> int:
+    from sender import tally
+
+    return tally.main(settings)
+
+
+def _reporter(settings: config.Config) -> int:
+    from sender import reporter
+    from sender.store import engine
+
+    try:
+        store = engine.open_store(settings.store.url)
+        asyncio.run(reporter.run(settings, store))
+    except (engine.StoreError, config.ConfigError) as error:
+        log.error("the reporter cannot run", error=str(error))
+        return 1
+    return 0
