@@ -185,14 +185,18 @@ async def _receive(console: rich.console.Console, net: internet.Internet) -> boo
     by_post = [verify.post(request) for request in net.https.requests]
     _heading(console, "The receivers check what they got")
     for kind, received in (("by mail", by_mail), ("by HTTPS", by_post)):
-        checks = collections.Counter((check.name, check.passed) for one in received for check in one.checks)
-        console.print(f"{len(received)} reports {kind}:")
-        for (name, passed), number in checks.items():
-            mark = text.Text("✓" if passed else "✗", style=GOOD if passed else BAD)
-            console.print("  ", mark, f" {name} ({number})", sep="")
+        console.print(f"{len(received)} reports {kind}:", *_marks(received), sep="  ")
     every = [*by_mail, *by_post]
     whole = [one.document for one in by_mail if one.document and f'"{SHOWN}"'.encode() in one.document]
     if whole:
         _heading(console, f"The report that {SHOWN} received")
         console.print(panel.Panel(report_view.render(whole[0]), box=box.ROUNDED, border_style="cyan", expand=False))
     return bool(whole) and all(one.passed for one in every)
+
+
+def _marks(received: list[verify.Verified]) -> list[text.Text]:
+    """Return each check with whether all reports passed it."""
+    passed: dict[str, bool] = {}
+    for check in (check for one in received for check in one.checks):
+        passed[check.name] = passed.get(check.name, True) and check.passed
+    return [text.Text(f"{'✓' if well else '✗'} {name}", style=GOOD if well else BAD) for name, well in passed.items()]
