@@ -21,7 +21,6 @@ import rich.console
 from rich import box, panel, rule, table, text
 
 from sender import building, config, daily, decision, delivering, outcome, report_view
-from sender.cli import tables
 from sender.demo import client, internet, verify
 from sender.store import engine, listings
 
@@ -176,7 +175,8 @@ async def _report(console: rich.console.Console, job: daily.Daily) -> None:
 def _delivery(attempt: delivering.Attempt) -> tuple[str, str, text.Text, str]:
     step = attempt.step
     state = step.state if isinstance(step, outcome.Settled) else outcome.State.DUE
-    return attempt.delivery.domain, attempt.delivery.rua, tables.state(state.value), step.answer
+    style = GOOD if state is outcome.State.DELIVERED else BAD
+    return attempt.delivery.domain, attempt.delivery.rua, text.Text(state.value, style=style), step.answer
 
 
 async def _receive(console: rich.console.Console, net: internet.Internet) -> bool:
