@@ -58,11 +58,11 @@ def bind_unix(path: Path | str, kind: socket.SocketKind, mode: int, group: str =
     temporary = path.with_name(f".{os.getpid():x}")
     if max(len(os.fsencode(path)), len(os.fsencode(temporary))) > MAX_PATH:
         raise ListenError(f"{path}: the path of a socket has at most {MAX_PATH} bytes: choose a shorter one")
-    group_id = _group_id(path, group) if group else -1
+    gid = group_id(group)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_free(path, kind)
-        return _bind(temporary, path, kind, mode, group_id)
+        return _bind(temporary, path, kind, mode, gid)
     except OSError as error:
         raise ListenError(f"{path}: cannot be bound: {error.strerror}: {_cure(error, path)}") from error
 
@@ -103,11 +103,18 @@ def choose(
 _GROUP_NUMBER = re.compile(r"[0-9]{1,9}\Z")
 
 
-def _group_id(path: Path, group: str) -> int:
+def group_id(group: str) -> int:
+    """Return the number of a group given by name or number; -1, which means no change, for an empty text.
+
+    Raises:
+        ListenError: there is no such group.
+    """
+    if not group:
+        return -1
     try:
         return int(group) if _GROUP_NUMBER.match(group) else grp.getgrnam(group).gr_gid
     except KeyError as error:
-        raise ListenError(f"{path}: there is no group {group!r}: create it, or name another one") from error
+        raise ListenError(f"there is no group {group!r}: create it, or name another one") from error
 
 
 def _check_free(path: Path, kind: socket.SocketKind) -> None:

@@ -111,6 +111,17 @@ async def open_daily(
         yield Daily(settings, store, tally.open_tally(settings, store), builder, courier, clock)
 
 
+def check(settings: config.Config) -> None:
+    """Find out whether :func:`open_daily` would work, without connecting anywhere.
+
+    Raises:
+        config.ConfigError: something in the configuration cannot be used; one line.
+    """
+    load_signer(settings, config.identity(settings))
+    mail.tls_context(mail.parse_relay(settings.mail.relay), settings.https.ca_file)
+    _client(settings, _resolver(settings))
+
+
 def _client(settings: config.Config, dns: resolver.Resolver) -> https.Client:
     try:
         return https.Client(settings.https, dns)
@@ -122,7 +133,7 @@ def _resolver(settings: config.Config) -> resolver.Resolver:
     try:
         return resolver.Resolver(settings.dns.nameservers)
     except ValueError as error:
-        raise config.ConfigError(f"dns.nameservers: {error}") from error
+        raise config.ConfigError(str(error)) from error
 
 
 def load_signer(settings: config.Config, identity: config.Identity) -> signature.Signer | None:

@@ -4,16 +4,20 @@ Exit codes: 0 done, 1 something failed, 2 wrong usage or configuration. An error
 """
 
 import importlib.metadata
+import io
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 from typer import exceptions
 
 from sender.cli import inspecting, reporting, running, serving, submitting
 
+NAME = "tlsrpt"
+
 app = typer.Typer(
-    name="tlsrpt",
+    name=NAME,
     epilog="Exit codes: 0 done, 1 something failed, 2 wrong usage or configuration.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -23,7 +27,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
     if wanted:
-        typer.echo(f"tlsrpt {importlib.metadata.version('tlsrpt')}")
+        typer.echo(f"{NAME} {importlib.metadata.version(NAME)}")
         raise typer.Exit
 
 
@@ -50,18 +54,34 @@ app.command("demo")(serving.demo)
 
 def main() -> None:
     """Run the command line and exit; wrong usage is one line, too."""
-    try:
-        code = app(standalone_mode=False)
-    except exceptions.TyperException as error:
-        code = running.WRONG_USAGE
-        typer.echo(_explained(error), err=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is told as an escape
+            stream.reconfigure(errors="backslashreplace")
+    code = _run()
+    if sys.stdout is not None:
+        _flush(sys.stdout)
     sys.exit(code)
 
 
+def _flush(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except OSError:  # told already, and Python would try once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _run() -> int:
+    try:
+        return app(prog_name=NAME, standalone_mode=False) or 0
+    except exceptions.TyperException as error:
+        return running.complain(_explained(error), running.WRONG_USAGE)
+    except OSError as error:  # help or version on a full disk
+        return running.complain(f"{NAME}: {error}", running.FAILED)
+
+
 def _explained(error: exceptions.TyperException) -> str:
-    """Return what is wrong with the usage and where help is; the whole help where no command was given."""
+    """Return what is wrong with the usage, and where help is."""
     context = getattr(error, "ctx", None)
-    message = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
-    if context is None or not message:  # help was shown instead
-        return message
-    return f"{context.command_path}: {message} ({context.command_path} --help tells more)"
+    command = context.command_path if context else NAME
+    message = error.format_message().removesuffix(".").replace("Value error, ", "")  # the latter says nothing
+    return f"{command}: {message or 'no command was given'} ({command} --help tells more)"

@@ -4,7 +4,6 @@
 """
 
 import datetime as dt
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -112,19 +111,13 @@ def show(
         shown = showing.look(_up_to_date(settings), identity, domain, day, revision)
         if shown is None:
             when = f" on {day}" if day else ""
-            typer.echo(f"tlsrpt: nothing is known of {domain}{when}", err=True)
-            raise typer.Exit(running.FAILED)
+            raise running.failed(f"nothing is known of {domain}{when}")
         if json:
-            _write(shown.document)
+            typer.echo(shown.document, nl=False)
         elif mail:
-            _write(_message(settings, identity, shown))
+            typer.echo(_message(settings, identity, shown), nl=False)
         else:
             _print_report(shown)
-
-
-def _write(content: bytes) -> None:
-    sys.stdout.buffer.write(content)
-    sys.stdout.buffer.flush()
 
 
 def _message(settings: "configuration.Config", identity: "configuration.Identity", shown: "showing.Shown") -> bytes:
@@ -132,14 +125,12 @@ def _message(settings: "configuration.Config", identity: "configuration.Identity
     from sender import daily, delivering
 
     if shown.report is None:
-        typer.echo("tlsrpt: no report is built yet: --json shows it as it would be", err=True)
-        raise typer.Exit(running.FAILED)
+        raise running.failed("no report is built yet: --json shows it as it would be")
     mails = [one for one in shown.deliveries if one.scheme == "mailto"]
     if not mails:
-        typer.echo("tlsrpt: this report goes by HTTPS only: --json shows what is posted, before gzip", err=True)
-        raise typer.Exit(running.FAILED)
+        raise running.failed("this report goes by HTTPS only: --json shows what is posted, before gzip")
     for other in mails[1:]:
-        typer.echo(f"tlsrpt: another message goes to {other.target}", err=True)
+        running.complain(f"tlsrpt: another message goes to {other.target}")
     return delivering.compose(identity, daily.load_signer(settings, identity), mails[0], shown.report)
 
 
@@ -160,9 +151,8 @@ def _print_report(shown: "showing.Shown") -> None:
         if shown.report is not None or row.reason:
             console.print()
             sessions = f"{row.successful:,} successful and {row.failed:,} failed sessions"
-            console.print(
-                f"{sessions} are not in a report: {row.state}{f', {row.reason}' if row.reason else ''}", markup=False
-            )
+            why = f"{row.state}, {row.reason}" if row.reason else row.state
+            console.print(running.printable(f"{sessions} are not in a report: {why}"), markup=False)
 
 
 def _standing(shown: "showing.Shown") -> str:

@@ -87,13 +87,13 @@ def _print_summary(done: "summary.Summary", failures: list[str], *, json: bool) 
     document = _summary_row(done)
     if json:
         typer.echo(rows.dumps(document))
-        return
-    closed = ", ".join(document.pop("closed")) or "nothing was open"
-    typer.echo(f"closed      {closed}")
-    for name, number in document.items():
-        typer.echo(f"{name:<11} {number:,}")
+    else:
+        closed = ", ".join(document.pop("closed")) or "nothing was open"
+        typer.echo(f"closed      {closed}")
+        for name, number in document.items():
+            typer.echo(f"{name:<11} {number:,}")
     for line in failures:
-        typer.echo(f"tlsrpt: {line}", err=True)
+        running.complain(f"tlsrpt: {line}")
 
 
 async def _dry_run(
@@ -111,7 +111,7 @@ async def _dry_run(
                 row = _decided_row(one)
                 decided.append(row)
                 if not json:
-                    typer.echo(f"{row['day']} {row['domain']}: {_would(row)}")
+                    typer.echo(running.printable(f"{row['day']} {row['domain']}: {_would(row)}"))
     if json:
         typer.echo(rows.dumps({"domain_days": decided}))
     elif not decided:
@@ -178,6 +178,5 @@ def _change(
             known = deliveries.of_report(connection, report_id)
             number = change(connection)
         if not known:
-            typer.echo(f"tlsrpt: no report has the id {report_id}: pending and history show the ids", err=True)
-            raise typer.Exit(running.FAILED)
+            raise running.failed(f"no report has the id {report_id}: pending and history show the ids")
     typer.echo(f"{number} of {len(known)} deliveries {what}")

@@ -48,5 +48,5 @@ def settled_delivery(row: deliveries.Delivery) -> dict[str, Any]:
 
 
 def dumps(document: dict[str, Any]) -> str:
-    """Return JSON for people and scripts."""
-    return json.dumps(document, indent=1, ensure_ascii=False)
+    """Return JSON in plain ASCII: readable in any locale, and nothing of a stranger's controls a terminal."""
+    return json.dumps(document, indent=1)

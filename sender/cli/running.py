@@ -2,9 +2,7 @@
 
 import contextlib
 import datetime as dt
-import os
 import pathlib
-import sys
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -33,7 +31,6 @@ def failures(*expected: type[Exception]) -> Iterator[None]:
     except config.ConfigError as error:
         raise _exit(error, WRONG_USAGE) from error
     except BrokenPipeError as error:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(FAILED) from error
     except expected as error:
         raise _exit(error, FAILED) from error
@@ -42,8 +39,23 @@ def failures(*expected: type[Exception]) -> Iterator[None]:
 
 
 def _exit(error: Exception, code: int) -> typer.Exit:
-    typer.echo(f"tlsrpt: {' '.join(str(error).split())}", err=True)
-    return typer.Exit(code)
+    return typer.Exit(complain(f"tlsrpt: {error}", code))
+
+
+def failed(text: str) -> typer.Exit:
+    """Say what failed, and return what ends the command."""
+    return typer.Exit(complain(f"tlsrpt: {text}"))
+
+
+def complain(text: str, code: int = FAILED) -> int:
+    """Say what is wrong in one line on standard error; return the exit code."""
+    typer.echo(printable(" ".join(text.split())), err=True)
+    return code
+
+
+def printable(text: str) -> str:
+    """Return a text that may be a stranger's with escapes for what does not print, such as terminal controls."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def settings(path: pathlib.Path | None) -> config.Config:
@@ -79,7 +91,7 @@ def day(text: str) -> dt.date:
         raise typer.BadParameter(f"{text!r} is no day: give YYYY-MM-DD, today or yesterday") from error
 
 
-Domain = Annotated[str | None, typer.Argument(parser=domain, metavar="[DOMAIN]", help="Only this domain.")]
+Domain = Annotated[str | None, typer.Argument(parser=domain, metavar="DOMAIN", help="Only this domain.")]
 Day = Annotated[
     dt.date | None, typer.Option("--day", parser=day, metavar="DAY", help="YYYY-MM-DD, today or yesterday (UTC).")
 ]

@@ -1,11 +1,15 @@
 """``tlsrpt serve`` and ``tlsrpt demo``: what runs."""
 
 import enum
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sender.cli import running
+
+if TYPE_CHECKING:
+    from sender import config as configuration
 
 
 class Role(enum.StrEnum):
@@ -24,7 +28,7 @@ class Log(enum.StrEnum):
 
 def serve(
     roles: Annotated[
-        list[Role] | None, typer.Argument(metavar="[ROLE]...", help="recorder, reporter; all where it is left out.")
+        list[Role] | None, typer.Argument(metavar="ROLE", help="recorder, reporter; all where it is left out.")
     ] = None,
     *,
     log: Annotated[Log, typer.Option(help="How the log on standard error is written.")] = Log.LOGFMT,
@@ -32,18 +36,37 @@ def serve(
 ) -> None:
     """Run the roles of this host in the foreground, each a process of its own, until SIGTERM."""
     from policy import listeners
-    from sender import config as configuration
     from sender import logs
     from sender import roles as all_roles
 
     with running.failures(listeners.ListenError):
         settings = running.settings(config)
         wanted = [role.value for role in roles or Role]
-        if Role.REPORTER in wanted:
-            configuration.identity(settings)
+        _check(settings, wanted)
         logs.configure(json=log is Log.JSON)
         code = all_roles.serve(settings, wanted)
     raise typer.Exit(code)
+
+
+def _check(settings: "configuration.Config", roles: Sequence[str]) -> None:
+    """Find out before anything starts whether the roles can run with this configuration.
+
+    Raises:
+        config.ConfigError: one of them cannot; one line.
+    """
+    from policy import listeners
+    from sender import config as configuration
+    from sender import daily
+    from sender.store import engine
+
+    engine.check_url(settings.store.url)
+    if Role.RECORDER in roles:
+        try:
+            listeners.group_id(settings.recorder.socket_group)
+        except listeners.ListenError as error:
+            raise configuration.ConfigError(f"recorder.socket_group: {error}") from error
+    if Role.REPORTER in roles:
+        daily.check(settings)
 
 
 def demo(

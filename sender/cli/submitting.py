@@ -17,7 +17,9 @@ MAX_SHOWN = 20
 def submit(
     file: Annotated[
         pathlib.Path | None,
-        typer.Argument(help="Session results, one JSON object a line; standard input where it is left out or -."),
+        typer.Argument(
+            metavar="FILE", help="Session results, one JSON object a line; standard input where it is left out or -."
+        ),
     ] = None,
     *,
     config: running.Config = None,
@@ -37,7 +39,9 @@ def submit(
             summary = submitting.submit(lines, settings.recorder.socket, count)
         typer.echo(f"{summary.sent} submitted")
         for bad in summary.bad[:MAX_SHOWN]:
-            typer.echo(f"tlsrpt: line {bad.number}: {bad.reason}", err=True)
+            running.complain(f"tlsrpt: line {bad.number}: {bad.reason}")
+        if more := summary.rejected - len(summary.bad[:MAX_SHOWN]):
+            running.complain(f"tlsrpt: {more:,} more lines were not sent")
     raise typer.Exit(running.FAILED if summary.rejected else 0)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rich import box, table, text
 
 from sender import outcome
+from sender.cli import running
 from sender.store import deliveries, listings
 
 _STATE_STYLES = {
@@ -21,6 +22,9 @@ _STATE_STYLES = {
     outcome.State.EXPIRED.value: "red",
     outcome.State.CANCELLED.value: "dim",
 }
+
+_STACKED = "report about, id, to, last answer"
+"""The column of what is long, line by line: 80 columns have no room for it side by side."""
 
 
 def _table(title: str, *columns: str) -> table.Table:
@@ -36,9 +40,20 @@ def state(name: str) -> text.Text:
     return text.Text(name, style=_STATE_STYLES.get(name, ""))
 
 
-def time(moment: dt.datetime | None) -> str:
-    """Return a time in UTC, to the minute."""
-    return "" if moment is None else f"{moment.astimezone(dt.UTC):%Y-%m-%d %H:%M}"
+def _literal(string: str) -> text.Text:
+    return text.Text(running.printable(string))
+
+
+def _time(moment: dt.datetime | None) -> str:
+    """Return a time in UTC, to the minute, on two lines."""
+    return "" if moment is None else f"{moment.astimezone(dt.UTC):%Y-%m-%d\n%H:%M}"
+
+
+def _delivery(row: deliveries.Delivery) -> text.Text:
+    """Return line by line what goes where, with what answer: the report-id is to be copied, so it is not folded."""
+    about = _literal(f"{row.domain} {row.day}")
+    about.stylize("bold")
+    return text.Text("\n").join([about, *map(_literal, filter(None, [row.report_id, row.rua, row.answer]))])
 
 
 def domain_days(rows: Sequence[listings.PendingDay]) -> table.Table:
@@ -47,39 +62,26 @@ def domain_days(rows: Sequence[listings.PendingDay]) -> table.Table:
     for row in rows:
         made.add_row(
             row.day.isoformat(),
-            text.Text(row.domain),
+            _literal(row.domain),
             f"{row.successful:,}",
             text.Text(f"{row.failed:,}", style="red" if row.failed else ""),
             state(row.state),
-            text.Text(row.reason or ""),
+            _literal(row.reason or ""),
         )
     return made
 
 
 def due(rows: Sequence[deliveries.Delivery]) -> table.Table:
     """Return the table of deliveries that are not settled."""
-    made = _table("To be delivered (times in UTC)", "report", "rua", "tries", "next", "last answer")
+    made = _table("To be delivered (times in UTC)", "next", "tries", _STACKED)
     for row in rows:
-        made.add_row(
-            text.Text(row.report_id),
-            text.Text(row.rua),
-            str(row.attempts),
-            time(row.next_attempt),
-            text.Text(row.answer or ""),
-        )
+        made.add_row(_time(row.next_attempt), str(row.attempts), _delivery(row))
     return made
 
 
 def settled(rows: Sequence[deliveries.Delivery], title: str = "Delivered or given up (times in UTC)") -> table.Table:
     """Return the table of deliveries with how they ended."""
-    made = _table(title, "at", "report", "rua", "state", "tries", "answer")
+    made = _table(title, "at", "state", "tries", _STACKED)
     for row in rows:
-        made.add_row(
-            time(row.settled),
-            text.Text(row.report_id),
-            text.Text(row.rua),
-            state(row.state),
-            str(row.attempts),
-            text.Text(row.answer or ""),
-        )
+        made.add_row(_time(row.settled), state(row.state), str(row.attempts), _delivery(row))
     return made

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from sender import config
+
 REVISION = "0001"
 """The migration the code goes with."""
 
@@ -67,6 +69,7 @@ def open_store(url: str) -> Store:
         url: ``sqlite:////path`` (the file and its directory are made where missing).
 
     Raises:
+        config.ConfigError: there is no such store.
         StoreError: it cannot be opened, or is newer than this program.
     """
     engine = _engine(url)
@@ -78,16 +81,26 @@ def open_store(url: str) -> Store:
     return store
 
 
-def _engine(url: str) -> sa.Engine:
+def check_url(url: str) -> sa.URL:
+    """Return ``store.url`` taken apart.
+
+    Raises:
+        config.ConfigError: there is no such store.
+    """
+    cure = "use sqlite:////path/of/the/file.db"
     try:
         parsed = sa.make_url(url)
-        backend = parsed.get_backend_name()
     except exc.ArgumentError as error:
-        raise StoreError(f'store.url = "{url}": not a URL: use sqlite:////path/of/the/file.db') from error
-    if backend != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        raise config.ConfigError(f'store.url = "{url}": not a URL: {cure}') from error
+    if parsed.drivername != "sqlite" or parsed.database in {None, "", ":memory:"}:
         shown = parsed.render_as_string(hide_password=True)
-        raise StoreError(f'store.url = "{shown}": not supported: use sqlite:////path/of/the/file.db')
-    directory = pathlib.Path(parsed.database).parent
+        raise config.ConfigError(f'store.url = "{shown}": not supported: {cure}')
+    return parsed
+
+
+def _engine(url: str) -> sa.Engine:
+    parsed = check_url(url)
+    directory = pathlib.Path(str(parsed.database)).parent
     try:
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:

@@ -15,6 +15,9 @@ import sqlalchemy as sa
 from sender import report, session
 from sender.store import reports, schema
 
+CHUNK = 500
+"""Domains asked for in one statement."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class HostDay:
@@ -65,28 +68,54 @@ def untold(
 
 def shares(connection: sa.Connection, host_day: HostDay) -> list[Share]:
     """Return what each recipient domain adds to a host's day."""
-    days, policies = schema.domain_days, schema.policies
-    query = sa.select(policies).where(*_untold(days, policies))
+    policies = schema.policies
+    query = sa.select(policies).where(*_untold(schema.domain_days, policies))
     query = query.where(policies.c.day == host_day.day, policies.c.policy_domain == host_day.host)
+    rows = connection.execute(query).all()
+    failures = _failures(connection, host_day.day, sorted({row.domain for row in rows}))
     targets = _targets(connection, host_day)
-    return [_share(connection, row, targets) for row in connection.execute(query).all()]
+    return [
+        Share((row.domain, row.closing), row.policy, _count(row, failures), frozenset(targets.get(row.domain, ())))
+        for row in rows
+    ]
 
 
-def _share(connection: sa.Connection, row: Any, targets: dict[str, set[str]]) -> Share:
-    domain_day = reports.DomainDay(row.day, row.domain, row.closing, None, row.successful, row.failed)
-    counts = reports.policy_counts(connection, domain_day, policy=row.policy)
-    return Share((row.domain, row.closing), row.policy, counts[0], frozenset(targets.get(row.domain, ())))
+def _failures(
+    connection: sa.Connection, day: dt.date, domains: list[str]
+) -> dict[tuple[Any, ...], list[tuple[session.Failure, int]]]:
+    """Return the failures of domains on a day by the key of their policy's counts."""
+    table = schema.failures
+    found: dict[tuple[Any, ...], list[tuple[session.Failure, int]]] = collections.defaultdict(list)
+    for start in range(0, len(domains), CHUNK):
+        chunk = domains[start : start + CHUNK]
+        for row in connection.execute(sa.select(table).where(table.c.day == day, table.c.domain.in_(chunk))):
+            found[_key(row)].append((reports.failure(row), row.sessions))
+    return found
+
+
+_KEY = ("day", "domain", "closing", "policy")
+"""The primary key of a policy's counts."""
+
+
+def _key(row: Any) -> tuple[Any, ...]:
+    return tuple(getattr(row, name) for name in _KEY)
+
+
+def _count(row: Any, failures: dict[tuple[Any, ...], list[tuple[session.Failure, int]]]) -> report.PolicyCount:
+    return report.PolicyCount(reports.policy(row), row.successful, row.failed, tuple(failures.get(_key(row), ())))
 
 
 def _targets(connection: sa.Connection, host_day: HostDay) -> dict[str, set[str]]:
     """Return by recipient domain of a host the targets of its own reports of that day."""
     policies, deliveries = schema.policies, schema.deliveries
-    query = (
-        sa.select(deliveries.c.domain, deliveries.c.target)
-        .distinct()
-        .where(policies.c.day == host_day.day, policies.c.policy_domain == host_day.host)
-        .where(policies.c.policy_type == session.PolicyType.TLSA.value, policies.c.host_told == 0)
-        .where(deliveries.c.day == policies.c.day, deliveries.c.domain == policies.c.domain)
+    domains = sa.select(policies.c.domain).where(
+        policies.c.day == host_day.day,
+        policies.c.policy_domain == host_day.host,
+        policies.c.policy_type == session.PolicyType.TLSA.value,
+        policies.c.host_told == 0,
+    )
+    query = sa.select(deliveries.c.domain, deliveries.c.target).where(
+        deliveries.c.day == host_day.day, deliveries.c.domain.in_(domains)
     )
     found: dict[str, set[str]] = collections.defaultdict(set)
     for domain, target in connection.execute(query):
@@ -96,18 +125,21 @@ def _targets(connection: sa.Connection, host_day: HostDay) -> dict[str, set[str]
 
 def mark_told(connection: sa.Connection, host_day: HostDay, told: list[Share]) -> bool:
     """Mark what was told; whether all of it had not been told yet (otherwise the caller must roll back)."""
+    if not told:
+        return True
     policies = schema.policies
-    for share in told:
-        domain, closing = share.domain_day
-        change = (
-            sa.update(policies)
-            .where(policies.c.day == host_day.day, policies.c.domain == domain, policies.c.closing == closing)
-            .where(policies.c.policy == share.policy_key, policies.c.host_told == 0)
-            .values(host_told=1)
-        )
-        if connection.execute(change).rowcount != 1:
-            return False
-    return True
+    change = (
+        sa.update(policies)
+        .where(policies.c.day == host_day.day, policies.c.domain == sa.bindparam("of_domain"))
+        .where(policies.c.closing == sa.bindparam("of_closing"), policies.c.policy == sa.bindparam("of_policy"))
+        .where(policies.c.host_told == 0)
+        .values(host_told=1)
+    )
+    keys = [
+        {"of_domain": share.domain_day[0], "of_closing": share.domain_day[1], "of_policy": share.policy_key}
+        for share in told
+    ]
+    return connection.execute(change, keys).rowcount == len(keys)
 
 
 def need_not_be_told(connection: sa.Connection, domain_day: reports.DomainDay) -> None:

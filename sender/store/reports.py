@@ -92,19 +92,14 @@ def _domain_day_columns() -> list[sa.Column[Any]]:
     return [table.c[field.name] for field in dataclasses.fields(DomainDay)]
 
 
-def policy_counts(
-    connection: sa.Connection, domain_day: DomainDay, policy: str | None = None
-) -> list[report.PolicyCount]:
-    """Return the counts of a domain-day by policy, or those of the one policy with this key."""
+def policy_counts(connection: sa.Connection, domain_day: DomainDay) -> list[report.PolicyCount]:
+    """Return the counts of a domain-day by policy."""
     key: dict[str, Any] = {"day": domain_day.day, "domain": domain_day.domain, "closing": domain_day.closing}
-    if policy is not None:
-        key["policy"] = policy
     policies = schema.policies
     rows = connection.execute(sa.select(policies).where(*(policies.c[name] == value for name, value in key.items())))
     failures = _failures(connection, key)
     return [
-        report.PolicyCount(_policy(row), row.successful, row.failed, tuple(failures.get(row.policy, ())))
-        for row in rows
+        report.PolicyCount(policy(row), row.successful, row.failed, tuple(failures.get(row.policy, ()))) for row in rows
     ]
 
 
@@ -112,11 +107,12 @@ def _failures(connection: sa.Connection, key: dict[str, Any]) -> dict[str, list[
     table = schema.failures
     found: dict[str, list[tuple[session.Failure, int]]] = {}
     for row in connection.execute(sa.select(table).where(*(table.c[name] == value for name, value in key.items()))):
-        found.setdefault(row.policy, []).append((_failure(row), row.sessions))
+        found.setdefault(row.policy, []).append((failure(row), row.sessions))
     return found
 
 
-def _policy(row: Any) -> session.Policy:
+def policy(row: Any) -> session.Policy:
+    """Return a row of ``policies`` as a value."""
     return session.Policy(
         type=session.PolicyType(row.policy_type),
         domain=row.policy_domain,
@@ -125,7 +121,8 @@ def _policy(row: Any) -> session.Policy:
     )
 
 
-def _failure(row: Any) -> session.Failure:
+def failure(row: Any) -> session.Failure:
+    """Return a row of ``failures`` as a value."""
     return session.Failure(
         result_type=session.ResultType(row.result_type),
         sending_mta_ip=row.sending_mta_ip,

@@ -126,6 +126,7 @@ sa.Index(
     "domain_days_undecided",
     domain_days.c.day,
     domain_days.c.domain,
+    domain_days.c.closing,
     sqlite_where=domain_days.c.state == UNDECIDED,
     postgresql_where=domain_days.c.state == UNDECIDED,
 )
@@ -137,5 +138,5 @@ sa.Index(
     postgresql_where=(policies.c.policy_type == "tlsa") & (policies.c.host_told == 0),
 )
 sa.Index("deliveries_due", deliveries.c.state, deliveries.c.next_attempt)
-sa.Index("deliveries_by_mail_domain", deliveries.c.mail_domain, deliveries.c.settled)
+sa.Index("deliveries_by_mail_domain", deliveries.c.mail_domain, deliveries.c.state, deliveries.c.settled)
 sa.Index("deliveries_by_day", deliveries.c.day, deliveries.c.domain)

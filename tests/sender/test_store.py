@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import autogenerate, migration
 
 from policy import tlsrpt
-from sender import counting, outcome, report
+from sender import config, counting, outcome, report
 from sender.session import PolicyType
 from sender.store import closings, counts, deliveries, engine, hosts, listings, reports, retention, schema
 
@@ -57,12 +57,21 @@ def test_a_store_of_a_newer_version_is_left_alone(tmp_path: pathlib.Path) -> Non
         engine.open_store(url)
 
 
-@pytest.mark.parametrize("url", ["nonsense", "oracle://x/y", "sqlite://", "sqlite:////proc/none/x.db"])
-def test_a_url_that_cannot_be_used_is_one_line(url: str) -> None:
-    """Whatever is wrong with store.url, the postmaster is told."""
-    with pytest.raises(engine.StoreError) as caught:
+@pytest.mark.parametrize(
+    "url", ["nonsense", "oracle://u:secret@x/y", "sqlite://", "sqlite:///:memory:", "postgresql://x/y"]
+)
+def test_a_url_of_no_store_is_a_mistake_in_the_configuration(url: str) -> None:
+    """One line that names key, value and cure, without the password."""
+    with pytest.raises(config.ConfigError, match=r"store.url = .*: use sqlite:////") as caught:
         engine.open_store(url)
     assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_directory_that_cannot_be_made_is_an_error() -> None:
+    """The postmaster is told which."""
+    with pytest.raises(engine.StoreError, match=r"^/proc/none: cannot be made"):
+        engine.open_store("sqlite:////proc/none/x.db")
 
 
 def test_a_file_that_is_no_database_is_an_error(tmp_path: pathlib.Path) -> None:

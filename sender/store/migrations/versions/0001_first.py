@@ -36,7 +36,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("report_id", "number"),
     )
     op.create_index("deliveries_by_day", "deliveries", ["day", "domain"])
-    op.create_index("deliveries_by_mail_domain", "deliveries", ["mail_domain", "settled"])
+    op.create_index("deliveries_by_mail_domain", "deliveries", ["mail_domain", "state", "settled"])
     op.create_index("deliveries_due", "deliveries", ["state", "next_attempt"])
     op.create_table(
         "domain_days",
@@ -52,7 +52,7 @@ def upgrade() -> None:
     )
     where = sa.text("state = 'undecided'")
     op.create_index(
-        "domain_days_undecided", "domain_days", ["day", "domain"], sqlite_where=where, postgresql_where=where
+        "domain_days_undecided", "domain_days", ["day", "domain", "closing"], sqlite_where=where, postgresql_where=where
     )
     op.create_table(
         "failures",
