@@ -3,29 +3,35 @@
 APScheduler runs three jobs: after ``settle`` the day is closed, its reports are built and what is too old is
 deleted; reports that had to wait for the DNS are tried again; what is due is delivered. Each runs once at the
 start, which catches up on days missed while nobody ran. A job that fails says so and runs again at its next
-time; nothing is lost, because all state is in the store.
+time; nothing is lost, because all state is in the store. At the end a batch of deliveries that is under way is
+waited for, since what was sent and not noted would be sent again; everything else may be broken off at any time.
 """
 
 import asyncio
+import contextlib
 import datetime as dt
+import logging
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from sender import config, daily, summary
+from sender import config, daily, delivering, journal, summary
 from sender.store import engine
 
-DELIVER_EVERY = 15
+DELIVER_EVERY = 5
 """Seconds. How late a delivery may be; a look costs one indexed query."""
 
 BUILD_EVERY = 15 * 60
 """Seconds. How soon a domain whose DNS did not answer is asked again."""
 
-Job = Callable[[daily.Daily], Coroutine[None, None, None]]
+FINISH = 30.0
+"""Seconds that a batch of deliveries has to finish at the end: less than the supervisor waits."""
+
+Job = Callable[[], Coroutine[None, None, None]]
 
 log = structlog.get_logger()
 
@@ -47,43 +53,68 @@ async def build(job: daily.Daily) -> None:
         log.info("built", reports=done.reports, skipped=done.skipped, waiting=done.waiting)
 
 
-async def deliver(job: daily.Daily) -> None:
-    """Deliver what is due."""
+class Deliverer:
+    """Delivers what is due, batch by batch, until it is told to stop."""
+
+    def __init__(self, job: daily.Daily) -> None:
+        self._job = job
+        self._stopped = False
+        self._busy = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Deliver what is due."""
+        async with self._busy:
+            while not self._stopped and (attempts := await self._job.courier.deliver()):
+                _log_attempts(attempts)
+
+    async def stop(self) -> None:
+        """Begin no more batch, and wait for the one under way, but not longer than :data:`FINISH`."""
+        self._stopped = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FINISH), self._busy:
+                pass
+
+
+def _log_attempts(attempts: Iterable[delivering.Attempt]) -> None:
     done = summary.Summary()
-    async for attempt in job.deliver():
-        state = done.attempted(attempt)
+    for attempt in attempts:
         log.info(
             "delivery",
             report_id=attempt.delivery.report_id,
             rua=attempt.delivery.rua,
-            state=state,
+            state=done.attempted(attempt),
             answer=attempt.step.answer,
         )
 
 
-def schedule(job: daily.Daily, settle: int) -> AsyncIOScheduler:
+def schedule(job: daily.Daily, deliverer: Deliverer) -> AsyncIOScheduler:
     """Return the scheduler with all jobs, not started; each runs once at the start."""
     scheduler = AsyncIOScheduler(
         timezone=dt.UTC,
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
     )
-    settled = dt.datetime(2000, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=settle)
-    triggers: dict[Job, CronTrigger | IntervalTrigger] = {
-        close_and_build: CronTrigger(hour=settled.hour, minute=settled.minute, second=settled.second),
-        build: IntervalTrigger(seconds=BUILD_EVERY),
-        deliver: IntervalTrigger(seconds=DELIVER_EVERY),
+    settled = dt.datetime(2000, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=job.settings.report.settle)
+    # a trigger that is told no time zone takes the machine's, whatever the scheduler has
+    midnight = CronTrigger(hour=settled.hour, minute=settled.minute, second=settled.second, timezone=dt.UTC)
+    jobs: dict[str, tuple[Job, CronTrigger | IntervalTrigger]] = {
+        "close": (lambda: close_and_build(job), midnight),
+        "build": (lambda: build(job), IntervalTrigger(seconds=BUILD_EVERY, timezone=dt.UTC)),
+        "deliver": (deliverer.run, IntervalTrigger(seconds=DELIVER_EVERY, timezone=dt.UTC)),
     }
-    for function, trigger in triggers.items():
+    for name, (function, trigger) in jobs.items():
         now = dt.datetime.now(dt.UTC)
-        scheduler.add_job(_safely, trigger, args=[function, job], id=function.__name__, next_run_time=now)
+        scheduler.add_job(_safely, trigger, args=[name, function], id=name, name=name, next_run_time=now)
+    logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)  # to be still at it is nothing to warn of
     return scheduler
 
 
-async def _safely(function: Job, job: daily.Daily) -> None:
+async def _safely(name: str, function: Job) -> None:
     try:
-        await function(job)
-    except engine.StoreError as error:
-        log.error("a job failed, it is run again at its next time", job=function.__name__, error=str(error))
+        await function()
+    except (engine.StoreError, journal.JournalError) as error:
+        log.error("a job failed, it is run again at its next time", job=name, error=str(error))
+    except asyncio.CancelledError:
+        log.info("a job was broken off", job=name)
 
 
 async def run(settings: config.Config, store: engine.Store) -> None:
@@ -96,9 +127,11 @@ async def run(settings: config.Config, store: engine.Store) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with daily.open_daily(settings, store) as job:
-        scheduler = schedule(job, settings.report.settle)
+        deliverer = Deliverer(job)
+        scheduler = schedule(job, deliverer)
         scheduler.start()
         log.info("reporter started")
         await stop.wait()
+        await deliverer.stop()
         scheduler.shutdown(wait=False)
     log.info("reporter stopped")

@@ -1,35 +1,26 @@
 """One small supervisor: each role its own process; one that dies is started again; SIGTERM drains and ends all.
 
 The processes are forked, so what was opened before (sockets handed over by systemd) is theirs, too, and
-outlives each of them. The supervisor has no threads, imports no database, and only waits for signals.
+outlives each of them. The supervisor has no threads, imports no database, and only waits for signals. Ctrl-C goes
+to a whole process group: only the supervisor takes it, and passes it on as SIGTERM.
 """
 
 import ctypes
 import dataclasses
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 
 import structlog
 
-FIRST_DELAY = 1.0
-"""Seconds until a process that died is started again; doubled each time up to :data:`LAST_DELAY`."""
-
-LAST_DELAY = 60.0
-"""Seconds; a process that cannot start must not fill the log."""
-
-LIVED_LONG = 60.0
-"""Seconds after which a process counts as having started well, and its delay begins anew."""
-
-DRAIN = 60.0
-"""Seconds that the processes have to end after SIGTERM, before SIGKILL: less than systemd's 90."""
-
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2): a process whose supervisor is killed gets SIGTERM and ends in order."""
+
+_IN_ORDER = {0, -signal.SIGTERM}
+"""Exit codes of a process that ended as it was told; by the signal where it had hardly begun."""
 
 log = structlog.get_logger()
 
@@ -37,31 +28,52 @@ Role = Callable[[], int]
 """Runs a role until SIGTERM, and returns an exit code."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pace:
+    """How long to wait for what, in seconds."""
+
+    first_delay: float = 1.0
+    """Until a process that died is started again; doubled each time up to :attr:`last_delay`."""
+    last_delay: float = 60.0
+    """A process that cannot start must not fill the log."""
+    lived_long: float = 60.0
+    """After which a process counts as having started well, and its delay begins anew."""
+    drain: float = 60.0
+    """That the processes have to end after SIGTERM, before SIGKILL: less than systemd's 90."""
+
+
+PACE = Pace()
+
+
 @dataclasses.dataclass(slots=True)
 class _Process:
     role: Role
+    delay: float
     pid: int = 0
     """0: not running."""
     started: float = 0.0
     start_at: float = 0.0
-    delay: float = FIRST_DELAY
 
 
-def run(roles: Mapping[str, Role]) -> int:
+def run(roles: Mapping[str, Role], pace: Pace = PACE) -> int:
     """Run each role in a process of its own until SIGTERM or SIGINT.
 
     Returns:
-        0 when all ended by themselves after the signal, 1 when one had to be killed.
+        0 when all ended in order after the signal, 1 when one failed at that or had to be killed.
+
+    Raises:
+        OSError: there can be no more processes.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started us may have left it ignored: nothing to wait for
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    processes = {name: _Process(role) for name, role in roles.items()}
+    processes = {name: _Process(role, pace.first_delay) for name, role in roles.items()}
     while True:
         _start_due(processes)
         waits = [process.start_at - time.monotonic() for process in processes.values() if not process.pid]
-        caught = signal.sigtimedwait(_SIGNALS, max(0.0, min(waits, default=LAST_DELAY)))
+        caught = signal.sigtimedwait(_SIGNALS, max(0.0, min(waits, default=pace.last_delay)))
         if caught is not None and caught.si_signo != signal.SIGCHLD:
-            return _end(processes)
-        _reap(processes)
+            return _end(processes, pace.drain)
+        _reap(processes, pace)
 
 
 def _start_due(processes: Mapping[str, _Process]) -> None:
@@ -73,8 +85,6 @@ def _start_due(processes: Mapping[str, _Process]) -> None:
 
 
 def _fork(role: Role) -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
     supervisor = os.getpid()
     pid = os.fork()
     if pid:
@@ -82,46 +92,59 @@ def _fork(role: Role) -> int:
     code = 1
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS - {signal.SIGINT})
         if os.getppid() == supervisor:
             code = role()
     except BaseException:
         log.exception("a process failed")
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        os._exit(code)  # and nothing else, that could fail: the child must not go on as a second supervisor
 
 
-def _reap(processes: Mapping[str, _Process]) -> None:
+def _reap(processes: Mapping[str, _Process], pace: Pace) -> None:
+    """Note who died. One SIGCHLD may stand for several, so all are looked at."""
     for name, process in processes.items():
-        if not process.pid:
-            continue
-        pid, status = os.waitpid(process.pid, os.WNOHANG)
-        if not pid:
+        code = _exit_code(process.pid) if process.pid else None
+        if code is None:
             continue
         now = time.monotonic()
-        process.pid = 0
-        process.delay = FIRST_DELAY if now - process.started > LIVED_LONG else process.delay
-        process.start_at = now + process.delay
-        code = os.waitstatus_to_exitcode(status)
+        if now - process.started > pace.lived_long:
+            process.delay = pace.first_delay
+        process.pid, process.start_at = 0, now + process.delay
         log.error("died, is started again", role=name, exit_code=code, delay=process.delay)
-        process.delay = min(process.delay * 2, LAST_DELAY)
+        process.delay = min(process.delay * 2, pace.last_delay)
 
 
-def _end(processes: Mapping[str, _Process]) -> int:
+def _exit_code(pid: int) -> int | None:
+    """Return how a process ended, negative for a signal; ``None`` while it runs."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def _end(processes: Mapping[str, _Process], drain: float) -> int:
     """Send SIGTERM to all, wait for them, and kill what does not end."""
     running = {process.pid: name for name, process in processes.items() if process.pid}
     for pid in running:
         os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + DRAIN
-    while running and time.monotonic() < deadline:
-        signal.sigtimedwait({signal.SIGCHLD}, 1.0)
-        for pid in list(running):
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                del running[pid]
+    failed = False
+    deadline = time.monotonic() + drain
+    while running and (left := deadline - time.monotonic()) > 0:
+        failed |= _collect(running)
+        if running:
+            signal.sigtimedwait({signal.SIGCHLD}, left)
     for pid, name in running.items():
-        log.error("did not end, is killed", role=name, pid=pid, waited=DRAIN)
+        log.error("did not end, is killed", role=name, pid=pid, waited=drain)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    return 1 if running else 0
+    return 1 if failed or running else 0
+
+
+def _collect(running: dict[int, str]) -> bool:
+    """Take out who has ended; tell whether any of them failed."""
+    ended = {pid: code for pid in running if (code := _exit_code(pid)) is not None}
+    failures = {pid: code for pid, code in ended.items() if code not in _IN_ORDER}
+    for pid, code in failures.items():
+        log.error("failed at the end", role=running[pid], pid=pid, exit_code=code)
+    for pid in ended:
+        del running[pid]
+    return bool(failures)

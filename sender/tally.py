@@ -62,6 +62,8 @@ class Tally:
             datagrams += self._count_segment(segment)
             if segment.finished and segment.day < (now - KEEP_SEGMENTS).date():
                 journal.remove(segment)
+                with self.store.write() as connection:
+                    counts.forget(connection, self.host, segment.name)
         return datagrams
 
     def _count_segment(self, segment: journal.Segment) -> int:

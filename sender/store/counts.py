@@ -45,6 +45,12 @@ def advance(connection: sa.Connection, host: str, segment: str, day: dt.date, *,
     return connection.execute(change).rowcount == 1
 
 
+def forget(connection: sa.Connection, host: str, segment: str) -> None:
+    """Delete the position of a segment that was removed."""
+    table = schema.positions
+    connection.execute(sa.delete(table).where(table.c.host == host, table.c.segment == segment))
+
+
 def add(connection: sa.Connection, day: dt.date, counts: counting.Counts) -> None:
     """Add what a stretch of the journal held to the counts of its day."""
     closed = closings.closed(connection, day)

@@ -9,14 +9,15 @@ from sender.store import schema
 
 
 def delete_before(connection: sa.Connection, day: dt.date) -> int:
-    """Delete the counts, reports, deliveries and positions of days before ``day``; how many domain-days.
+    """Delete the counts, reports and deliveries of days before ``day``; how many domain-days.
 
-    A report with a delivery that is still due stays, and so do its deliveries.
+    A report with a delivery that is still due stays, and so do its deliveries. So do positions in the journal: they go
+    with their segments (``counts.forget``), which would be counted anew without.
     """
     due = sa.select(schema.deliveries.c.report_id).where(schema.deliveries.c.state == outcome.State.DUE.value)
     for table in (schema.reports, schema.deliveries):
         connection.execute(sa.delete(table).where(table.c.day < day, table.c.report_id.not_in(due)))
-    for table in (schema.failures, schema.policies, schema.positions, schema.malformed, schema.closings):
+    for table in (schema.failures, schema.policies, schema.malformed, schema.closings):
         connection.execute(sa.delete(table).where(table.c.day < day))
     days = schema.domain_days
     return connection.execute(sa.delete(days).where(days.c.day < day)).rowcount

@@ -1,12 +1,19 @@
-"""A recorder as a process of its own, for the tests of this folder."""
+"""A recorder, and all of ``tlsrpt serve``, as processes of their own, for the tests of this folder."""
 
 import contextlib
+import dataclasses
+import json
 import multiprocessing
+import os
+import pathlib
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import pytest
 
@@ -64,3 +71,54 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.001)
+
+
+@dataclasses.dataclass
+class Served:
+    """``tlsrpt serve`` as a process of its own, in a session of its own."""
+
+    process: subprocess.Popen[bytes]
+    log: pathlib.Path
+    """What it writes on standard error."""
+
+    def events(self, event: str | None = None) -> list[dict[str, Any]]:
+        """Return what was logged, if the log is JSON; a line that is not yet whole is left out."""
+        rows = [json.loads(line) for line in self.log.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        return [row for row in rows if event in {None, row["event"]}]
+
+    def pid(self, role: str) -> int:
+        """Return the process that a role is now."""
+        return [int(row["pid"]) for row in self.events("started") if row["role"] == role][-1]
+
+    def wait_for(self, event: str, times: int = 1) -> list[dict[str, Any]]:
+        """Wait until something was logged so often."""
+        wait_until(lambda: len(self.events(event)) >= times or self.process.poll() is not None)
+        assert self.process.poll() is None, self.log.read_text()
+        return self.events(event)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal to the supervisor; return its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(STARTED_WITHIN)
+
+
+@pytest.fixture
+def serve(tmp_path: pathlib.Path) -> Iterator[Callable[..., Served]]:
+    """Return a function that runs ``tlsrpt serve`` with arguments; what is left of it at the end is killed."""
+    started: list[Served] = []
+
+    def start(*arguments: str, prefix: tuple[str, ...] = (), log: str = "json", **options: Any) -> Served:
+        path = tmp_path / f"serve{len(started)}.log"
+        command = [*prefix, sys.executable, "-m", "sender", "serve", *arguments, "--log", log]
+        with path.open("wb") as stderr:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True, **options
+            )
+        started.append(Served(process, path))
+        return started[-1]
+
+    yield start
+    for one in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(one.process.pid, signal.SIGKILL)
+        one.process.wait()
