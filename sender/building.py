@@ -10,9 +10,13 @@ import dataclasses
 import datetime as dt
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
+import structlog
+
 from policy import discovery, resolver, tlsrpt
 from sender import config, counting, decision, loopguard, report, session
 from sender.store import deliveries, engine, hosts, reports, schema
+
+log = structlog.get_logger()
 
 BATCH = 200
 """Domain-days at a time."""
@@ -137,23 +141,30 @@ class Builder:
                 hosts.need_not_be_told(connection, day)
                 return decided if reports.decide(connection, day, schema.SKIPPED, reason) else None
             case decision.Send(rua):
+                made = self._make((day.day, day.domain), lambda: reports.policy_counts(connection, day), due)
+                if isinstance(made, decision.Wait):
+                    return self._keep(connection, Decided(day, made), due)
                 if not reports.decide(connection, day, schema.REPORTED):
                     return None
-                counts = reports.policy_counts(connection, day)
-                made = self._add_report(connection, (day.day, day.domain), counts, rua, due)
-                return dataclasses.replace(decided, report_id=made)
+                self._add(connection, made, rua, due)
+                return dataclasses.replace(decided, report_id=made.report_id)
 
-    def _add_report(
-        self,
-        connection: engine.Connection,
-        about: tuple[dt.date, str],
-        counts: Sequence[report.PolicyCount],
-        rua: Sequence[tlsrpt.Rua],
-        due: Due,
-    ) -> str:
+    def _make(
+        self, about: tuple[dt.date, str], counts: Callable[[], Sequence[report.PolicyCount]], due: Due
+    ) -> reports.Report | decision.Wait:
+        """Make a report; one that cannot be made must not keep all others from being made."""
+        try:
+            return self._report(about, counts(), due)
+        except engine.DatabaseError:
+            raise
+        except Exception as error:
+            log.exception("a report cannot be made, tried again", about=str(about))
+            return decision.Wait(f"the report cannot be made, tried again: {error!r}")
+
+    def _report(self, about: tuple[dt.date, str], counts: Sequence[report.PolicyCount], due: Due) -> reports.Report:
         day, domain = about
         report_id = report.report_id(f"{day:%Y%m%d}.{self.chance.token()}", self.identity)
-        made = reports.Report(
+        return reports.Report(
             report_id=report_id,
             day=day,
             domain=domain,
@@ -162,10 +173,12 @@ class Builder:
             failed=sum(count.failed for count in counts),
             packed=report.pack(report.document(self.identity, day, report_id, counts)),
         )
+
+    def _add(self, connection: engine.Connection, made: reports.Report, rua: Sequence[tlsrpt.Rua], due: Due) -> None:
         reports.add(connection, made)
         times = [due.now + dt.timedelta(seconds=due.spread * self.chance.fraction()) for _ in rua]
-        deliveries.add(connection, report_id, about, list(zip(rua, times, strict=True)))
-        return report_id
+        about = (made.day, made.domain)
+        deliveries.add(connection, made.report_id, about, list(zip(rua, times, strict=True)))
 
     async def _tell_hosts(self, due: Due, host: str | None) -> AsyncIterator[Told]:
         """Report tlsa policies to the operators of their MX hosts, where these ask for it (RFC 8460 section 1.1)."""
@@ -194,11 +207,16 @@ class Builder:
             return None
         rua = lookup.record.rua if isinstance(lookup, decision.Found) else ()
         shares = hosts.shares(connection, host_day)
-        hosts.mark_told(connection, host_day, shares)
         counts = _others(shares, frozenset(one.target for one in rua))
-        if not rua or not counts or not (self.settings.success_only or any(count.failed for count in counts)):
+        wanted = bool(rua and counts) and (self.settings.success_only or any(count.failed for count in counts))
+        made = self._make((host_day.day, host_day.host), lambda: counts, due) if wanted else None
+        if isinstance(made, decision.Wait):
             return None
-        return Told(host_day, self._add_report(connection, (host_day.day, host_day.host), counts, rua, due))
+        hosts.mark_told(connection, host_day, shares)
+        if made is None:
+            return None
+        self._add(connection, made, rua, due)
+        return Told(host_day, made.report_id)
 
 
 async def look_up(dns: resolver.Resolver, domain: str) -> decision.Lookup:

@@ -7,11 +7,15 @@ says what the answer means, ``store.deliveries`` keeps it. Each delivery is note
 import asyncio
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+
+import structlog
 
 from policy import https, tlsrpt
 from sender import config, mail, message, outcome, signature
 from sender.store import deliveries, engine, reports
+
+log = structlog.get_logger()
 
 BATCH = 50
 """Deliveries claimed at a time, and HTTPS deliveries under way at a time: few are in the air when a process dies."""
@@ -59,10 +63,14 @@ class Courier:
         batch = self._claim(selection)
         mails = [one for one in batch if one[0].scheme == tlsrpt.Scheme.MAILTO]
         posts = [one for one in batch if one[0].scheme == tlsrpt.Scheme.HTTPS]
-        by_mail, by_post = await asyncio.gather(
-            self._send(mails), asyncio.gather(*(self._post(delivery, made) for delivery, made in posts))
-        )
-        return [*by_mail, *by_post]
+        posted = (self._guarded(delivery, self._post(delivery, made)) for delivery, made in posts)
+        done = await asyncio.gather(
+            self._send(mails), *posted, return_exceptions=True
+        )  # all are noted before one raises
+        for result in done:
+            if isinstance(result, BaseException):
+                raise result
+        return [attempt for result in done if not isinstance(result, BaseException) for attempt in result]
 
     def _claim(self, selection: deliveries.Selection) -> list[Work]:
         with self.store.write() as connection:
@@ -75,23 +83,37 @@ class Courier:
             return []
         connection = mail.Connection(self.relay, self.identity.domain, ca_file=self.ca_file, timeouts=self.timeouts)
         async with connection:
-            return [await self._send_one(connection, *one) for one in mails]
+            return [
+                attempt
+                for delivery, made in mails
+                for attempt in await self._guarded(delivery, self._send_one(connection, delivery, made))
+            ]
 
     async def _send_one(
         self, connection: mail.Connection, delivery: deliveries.Delivery, made: reports.Report
-    ) -> Attempt:
+    ) -> outcome.Outcome:
         composed = compose(self.identity, self.signer, delivery, made)
-        answer = await connection.send(self.identity.sender, delivery.target, composed)
-        return self._note(delivery, answer)
+        return await connection.send(self.identity.sender, delivery.target, composed)
 
-    async def _post(self, delivery: deliveries.Delivery, made: reports.Report) -> Attempt:
+    async def _post(self, delivery: deliveries.Delivery, made: reports.Report) -> outcome.Outcome:
         try:
             answer = await self.client.post(delivery.target, made.packed, CONTENT_TYPE)
         except https.RefusedAddressError as error:
-            return self._note(delivery, outcome.Refused(str(error)))
+            return outcome.Refused(str(error))
         except https.HttpsError as error:
-            return self._note(delivery, outcome.Deferred(str(error), None))
-        return self._note(delivery, outcome.of_http(answer.status, answer.reason, answer.retry_after, self.clock()))
+            return outcome.Deferred(str(error), None)
+        return outcome.of_http(answer.status, answer.reason, answer.retry_after, self.clock())
+
+    async def _guarded(
+        self, delivery: deliveries.Delivery, sending: Coroutine[None, None, outcome.Outcome]
+    ) -> list[Attempt]:
+        """Note how an attempt ends; one that cannot be made must not keep all others from being made."""
+        try:
+            answer = await sending
+        except Exception as error:
+            log.exception("a delivery cannot be made, tried again", report_id=delivery.report_id, rua=delivery.rua)
+            answer = outcome.Deferred(outcome.clean(f"the delivery cannot be made: {error!r}"), None)
+        return [self._note(delivery, answer)]
 
     def _note(self, delivery: deliveries.Delivery, answer: outcome.Outcome) -> Attempt:
         now = self.clock()

@@ -1,7 +1,7 @@
 """One small supervisor: each role its own process; one that dies is started again; SIGTERM drains and ends all.
 
 The processes are forked, so what was opened before (sockets handed over by systemd) is theirs, too, and
-outlives each of them. The supervisor has no threads, imports no database, and only waits for signals. Ctrl-C goes
+outlives each of them. The supervisor has no threads, opens no database, and only waits for signals. Ctrl-C goes
 to a whole process group: only the supervisor takes it, and passes it on as SIGTERM.
 """
 

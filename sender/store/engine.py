@@ -25,6 +25,10 @@ Connection = sa.Connection
 """What the statements of this package run on; a name for conductors, who do not import SQLAlchemy."""
 
 
+DatabaseError = exc.SQLAlchemyError
+"""What a statement raises within a transaction, before it becomes a :class:`StoreError` outside of it."""
+
+
 class StoreError(Exception):
     """The store cannot be used now; the text is one line. What was to be written is not."""
 

@@ -15,7 +15,7 @@ import pytest
 
 from sender import building, counting, daily, decision, outcome, report
 from sender.demo import internet, zone
-from sender.store import closings, counts, deliveries, engine, reports
+from sender.store import closings, counts, deliveries, engine, listings, reports
 
 YESTERDAY = dt.date(2026, 11, 23)
 Run = Callable[[Callable[[internet.Internet, daily.Daily], Awaitable[None]]], None]
@@ -267,5 +267,24 @@ def test_every_session_of_the_captures_is_in_exactly_one_report(
                 found[*key, 0] += row["summary"]["total-successful-session-count"]
                 found[*key, 1] += row["summary"]["total-failure-session-count"]
         assert +found == wanted
+
+    in_internet(scenario)
+
+
+def test_a_domain_whose_counts_are_damaged_does_not_hold_the_others_up(in_internet: Run, store: engine.Store) -> None:
+    """It waits, with the reason in pending; every other report is built."""
+
+    async def scenario(net: internet.Internet, job: daily.Daily) -> None:
+        for name in ("a.example", "b.example", "c.example"):
+            net.zone.put(f"_smtp._tls.{name}", zone.Txt(f"v=TLSRPTv1;rua=mailto:r@{name}"))
+            add(store, datagram(name))
+        with store.write() as connection:
+            connection.exec_driver_sql("UPDATE policies SET policy_strings = '[' WHERE domain = 'b.example'")
+        await closed_and_built(job)
+        assert [len(documents(store, name)) for name in ("a.example", "b.example", "c.example")] == [1, 0, 1]
+        with store.read() as connection:
+            (row,) = listings.pending_days(connection)
+        assert (row.domain, row.state) == ("b.example", "closed")
+        assert "cannot be made" in (row.reason or "")
 
     in_internet(scenario)

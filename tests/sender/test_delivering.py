@@ -289,3 +289,23 @@ def test_receivers_get_the_exact_document_signed_and_packed(
         ]
 
     in_internet(scenario)
+
+
+def test_a_delivery_that_cannot_be_made_does_not_hold_the_others_up(in_internet: Run, store: engine.Store) -> None:
+    """It is tried again and given up in its time; the rest of its batch goes out, by mail and by HTTPS."""
+
+    async def scenario(net: internet.Internet, job: daily.Daily) -> None:
+        broken = [
+            put_report(store, job, uri) for uri in ("mailto:r@a.example", f"https://127.0.0.1:{net.https.port}/t")
+        ]
+        put_report(store, job, "mailto:r@b.example")
+        put_report(store, job, f"https://127.0.0.1:{net.https.port}/t")
+        with store.write() as connection:
+            for report_id, target in zip(broken, ("no address", b"\xff"), strict=True):
+                connection.exec_driver_sql("UPDATE deliveries SET target = ? WHERE report_id = ?", (target, report_id))
+        assert len(await delivered(job)) == 4
+        for report_id in broken:
+            assert state(store, report_id)[0] == "due"
+        assert len(net.mail.mailbox.messages) == len(net.https.requests) == 1
+
+    in_internet(scenario)
