@@ -5,6 +5,7 @@ write lock at its beginning (``BEGIN IMMEDIATE``): what it reads, nobody changes
 """
 
 import contextlib
+import os
 import pathlib
 import sqlite3
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ REVISION = "0001"
 BUSY_TIMEOUT = 30.0
 """Seconds to wait for another writer of the same SQLite file: a batch of the tally takes well under one."""
 
+
+FILE_MODE = 0o640
+"""Of a new SQLite file, and so of its log: whom we send mail to is nobody else's business."""
 
 Connection = sa.Connection
 """What the statements of this package run on; a name for conductors, who do not import SQLAlchemy."""
@@ -104,11 +108,13 @@ def check_url(url: str) -> sa.URL:
 
 def _engine(url: str) -> sa.Engine:
     parsed = check_url(url)
-    directory = pathlib.Path(str(parsed.database)).parent
+    file = pathlib.Path(str(parsed.database))
     try:
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{directory}: cannot be made: {error.strerror}") from error
+        raise StoreError(f"{file.parent}: cannot be made: {error.strerror}") from error
+    with contextlib.suppress(OSError):  # what is wrong with the file, SQLite tells when it connects
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, FILE_MODE))
     engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT})
     sa.event.listen(engine, "connect", _on_connect)
     sa.event.listen(engine, "begin", _on_begin)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -55,6 +57,38 @@ def start_recorder(
         process.join()
         assert process.exitcode in {0, -signal.SIGKILL}
         process.close()
+
+
+PAUSE = 0.0002
+"""Seconds between two datagrams of a load: some thousands a second."""
+
+
+@pytest.fixture
+def load() -> Callable[[str, Callable[[int], bytes]], contextlib.AbstractContextManager[None]]:
+    """Return a context that sends ever new datagrams, blocking, to whoever listens on a socket at the time."""
+
+    @contextlib.contextmanager
+    def sending(path: str, make: Callable[[int], bytes]) -> Iterator[None]:
+        ended = threading.Event()
+        numbers = itertools.count()
+
+        def send() -> None:
+            while not ended.is_set():
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+                    sock.settimeout(0.2)
+                    sock.connect(path)
+                    while not ended.wait(PAUSE):
+                        sock.send(make(next(numbers)))
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    return sending
 
 
 def listens(path: str) -> bool:

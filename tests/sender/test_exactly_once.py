@@ -5,9 +5,7 @@ import datetime as dt
 import multiprocessing
 import random
 import signal
-import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -20,40 +18,18 @@ LIFE = 0.08
 """Seconds a process lives at most: the tally is in the middle of the backlog then, the recorder of a write."""
 
 TALLY = "from sender import tally\nraise SystemExit(tally.main(settings))"
+Load = Callable[[str, Callable[[int], bytes]], contextlib.AbstractContextManager[None]]
 DATAGRAM = (
     '{"dpv":"1","d":"n%d.example","pr":"v=TLSRPTv1;rua=mailto:r@n.example",'
     '"policies":[{"policy-type":9,"failure-details":[{"c":201,"r":"192.0.2.1"}],"t":1,"f":1}]}'
 )
 
 
-@contextlib.contextmanager
-def load(path: str) -> Iterator[None]:
-    """Send datagrams of ever new domains, blocking, to whoever listens at the time."""
-    ended = threading.Event()
-
-    def send() -> None:
-        number = 0
-        while not ended.is_set():
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
-                sock.settimeout(0.2)
-                sock.connect(path)
-                while not ended.wait(0.0002):
-                    number += 1
-                    sock.send((DATAGRAM % number).encode())
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
 def test_kill_9_of_recorder_and_tally_counts_each_appended_datagram_once(
     tmp_path: Path,
     start_recorder: Callable[[config.Config], BaseProcess],
     fork_server: multiprocessing.context.ForkServerContext,
+    load: Load,
 ) -> None:
     """200 rounds at random moments; at the end the store has exactly what the journal has."""
     chance = random.Random(SEED)
@@ -63,7 +39,7 @@ def test_kill_9_of_recorder_and_tally_counts_each_appended_datagram_once(
         store=config.Store(url=f"sqlite:///{tmp_path / 'tlsrpt.db'}"),
     )
     engine.open_store(settings.store.url).close()
-    with load(settings.recorder.socket):
+    with load(settings.recorder.socket, lambda number: (DATAGRAM % number).encode()):
         for _ in range(ROUNDS):
             recorder = start_recorder(settings)
             counting = fork_server.Process(target=exec, args=(TALLY, {"settings": settings}))

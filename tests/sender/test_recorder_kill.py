@@ -1,11 +1,8 @@
 """``kill -9`` of a recorder under load, over and over: what was appended stays, and is never mixed up."""
 
 import contextlib
-import itertools
 import random
-import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -14,29 +11,7 @@ from sender import config, journal
 ROUNDS = 40
 SEED = 8460
 PADDING = "x" * 200
-
-
-@contextlib.contextmanager
-def load(path: str) -> Iterator[None]:
-    """Send numbered datagrams, blocking, for as long as it lasts, and to whoever listens there at the time."""
-    ended = threading.Event()
-    numbers = itertools.count()
-
-    def send() -> None:
-        while not ended.is_set():
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
-                sock.settimeout(0.2)
-                sock.connect(path)
-                while not ended.is_set():
-                    sock.send(f"{next(numbers)} {PADDING}".encode())
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+Load = Callable[[str, Callable[[int], bytes]], contextlib.AbstractContextManager[None]]
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -45,7 +20,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def test_kill_9_loses_nothing_that_was_appended(
-    tmp_path: Path, start_recorder: Callable[[config.Config], BaseProcess]
+    tmp_path: Path, start_recorder: Callable[[config.Config], BaseProcess], load: Load
 ) -> None:
     """Each round begins a segment, takes the socket over, keeps all that was there, adds whole datagrams in order."""
     chance = random.Random(SEED)
@@ -53,7 +28,7 @@ def test_kill_9_loses_nothing_that_was_appended(
     section = config.Recorder(socket=str(tmp_path / "s"), journal=str(tmp_path / "journal"))
     directory = Path(section.journal)
     before: dict[str, bytes] = {}
-    with load(section.socket):
+    with load(section.socket, lambda number: f"{number} {PADDING}".encode()):
         for number in range(1, ROUNDS + 1):
             process = start_recorder(config.Config(recorder=section))
             process.join(chance.uniform(0, 0.05))

@@ -68,6 +68,14 @@ def test_a_url_of_no_store_is_a_mistake_in_the_configuration(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_others_cannot_read_whom_we_send_mail_to(store: engine.Store, tmp_path: pathlib.Path) -> None:
+    """The database and what SQLite keeps beside it are for owner and group only, whatever the directory allows."""
+    _add(store, _datagram())
+    files = list(tmp_path.glob("tlsrpt.db*"))
+    assert len(files) == 3
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o640}
+
+
 def test_a_directory_that_cannot_be_made_is_an_error() -> None:
     """The postmaster is told which."""
     with pytest.raises(engine.StoreError, match=r"^/proc/none: cannot be made"):

@@ -96,6 +96,11 @@ class Supervised:
         """Return what was logged."""
         return (self.folder / "log").read_text()
 
+    def stop(self) -> None:
+        """Hold the supervisor up until SIGCONT, so that several things happen at once for it."""
+        self.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: state(self.process.pid) == "T")
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal to the supervisor; return its exit code."""
         self.process.send_signal(number)
@@ -157,7 +162,7 @@ def test_who_dies_is_started_again_and_the_others_live_on(tmp_path: pathlib.Path
 def test_two_that_die_together_are_both_started_again(tmp_path: pathlib.Path) -> None:
     """Two deaths make one SIGCHLD when nobody takes the first."""
     with supervised(tmp_path, "steady1", "steady2", ready=2) as running:
-        running.process.send_signal(signal.SIGSTOP)
+        running.stop()
         for pid in running.pids("ready"):
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: all(state(pid) == "Z" for pid in running.pids("ready")))
@@ -257,7 +262,7 @@ def test_who_fails_at_the_end_is_told_by_the_exit_code(tmp_path: pathlib.Path) -
 def test_who_is_waiting_to_be_started_does_not_hold_up_the_end(tmp_path: pathlib.Path) -> None:
     """Nor is it started any more: the death and the signal come together, the signal is taken first."""
     with supervised(tmp_path, "steady1", "steady2", ready=2) as running:
-        running.process.send_signal(signal.SIGSTOP)
+        running.stop()
         victim = running.pids("steady1")[0]
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: state(victim) == "Z")
