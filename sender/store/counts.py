@@ -85,10 +85,7 @@ def _add_domains(
         for policy, by_policy in numbers.policies.items():
             policy_key = {**key, "policy": counting.key(policy)}
             policies.append(_policy_row(policy_key, policy, by_policy))
-            failures.extend(
-                {**policy_key, "failure": counting.key(failure), **dataclasses.asdict(failure), "sessions": sessions}
-                for failure, sessions in by_policy.failures.items()
-            )
+            failures.extend(_failure_row(policy_key, *counted) for counted in by_policy.failures.items())
     upsert.add(connection, schema.domain_days, rows, sums=["successful", "failed"], latest=["record"])
     upsert.add(connection, schema.policies, policies, sums=["successful", "failed"])
     upsert.add(connection, schema.failures, failures, sums=["sessions"])
@@ -105,6 +102,14 @@ def _policy_row(key: Mapping[str, Any], policy: session.Policy, numbers: countin
         "successful": numbers.successful,
         "failed": numbers.failed,
     }
+
+
+_FAILURE_FIELDS = tuple(field.name for field in dataclasses.fields(session.Failure))
+
+
+def _failure_row(key: Mapping[str, Any], failure: session.Failure, sessions: int) -> dict[str, Any]:
+    values = {name: getattr(failure, name) for name in _FAILURE_FIELDS}
+    return {**key, "failure": counting.key(failure), **values, "sessions": sessions}
 
 
 def _bounded(
