@@ -18,6 +18,7 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ MAX_SET_ASIDE = 1024 * 1024
 
 MAX_SHOWN = 4096
 """Bytes of a datagram in the set-aside file: enough to see what is wrong."""
+
+IDENTITY = ".id"
+"""Name of the file within the journal that tells its identity."""
 
 SET_ASIDE = "malformed.ndjson"
 """Name of the set-aside file within the journal."""
@@ -129,9 +133,40 @@ def read(segment: Segment, offset: int, max_bytes: int) -> Chunk:
                 rest = file.readline(limit)
                 data += rest
                 at_end = len(rest) < limit and not rest.endswith(b"\n")
+    except FileNotFoundError:  # removed meanwhile, which happens to none that has something left
+        return Chunk([], offset)
     except OSError as error:
         raise JournalError(f"{segment.path}: cannot be read: {error.strerror}") from error
     return _chunk(data, offset, take_tail=segment.finished and at_end)
+
+
+def identity(directory: Path) -> str:
+    """Return what names this journal in the store, for ever and whatever its host is called: made at the first call.
+
+    Raises:
+        JournalError: it can be neither read nor made.
+    """
+    path = directory / IDENTITY
+    try:
+        if not path.exists():
+            _make_identity(path)
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise JournalError(f"{path}: cannot be read or made: {error}") from error
+    if not text:
+        raise JournalError(f"{path}: is empty: put back what it held, or all of the journal is counted again")
+    return text
+
+
+def _make_identity(path: Path) -> None:
+    """Write it whole before it has its name: somebody else may read at the same time, or have been faster."""
+    unnamed = path.with_name(f"{IDENTITY}.{secrets.token_hex(8)}")
+    try:
+        unnamed.write_text(f"{secrets.token_hex(16)}\n", encoding="ascii")
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(unnamed)
+    finally:
+        unnamed.unlink(missing_ok=True)
 
 
 def _chunk(data: bytes, offset: int, *, take_tail: bool) -> Chunk:

@@ -11,7 +11,6 @@ import dataclasses
 import datetime as dt
 import pathlib
 import signal
-import socket
 import threading
 
 import structlog
@@ -41,9 +40,7 @@ class Tally:
 
     store: engine.Store
     directory: pathlib.Path
-    """Of the journal."""
-    host: str
-    """Names the journal in a store that several hosts share."""
+    """Of the journal; it has an identity of its own, so several hosts may share a store, and be renamed."""
 
     def catch_up(self, now: dt.datetime) -> int:
         """Count what the journal holds beyond the stored positions, and remove segments that have served.
@@ -58,29 +55,31 @@ class Tally:
             store.engine.StoreError: the store cannot be used; what was not committed is counted next time.
             journal.JournalError: a segment cannot be read.
         """
+        segments = journal.segments(self.directory)
+        identity = journal.identity(self.directory) if segments else ""
         datagrams = 0
-        for segment in journal.segments(self.directory):
-            datagrams += self._count_segment(segment)
+        for segment in segments:
+            datagrams += self._count_segment(identity, segment)
             if segment.finished and segment.day < (now - KEEP_SEGMENTS).date():
                 journal.remove(segment)
                 with self.store.write() as connection:
-                    counts.forget(connection, self.host, segment.name)
+                    counts.forget(connection, identity, segment.name)
         return datagrams
 
-    def _count_segment(self, segment: journal.Segment) -> int:
+    def _count_segment(self, identity: str, segment: journal.Segment) -> int:
         datagrams = 0
         while True:
             with self.store.read() as connection:
-                start = counts.position(connection, self.host, segment.name)
+                start = counts.position(connection, identity, segment.name)
             chunk = journal.read(segment, start, STRETCH)
             if chunk.end == start:
                 return datagrams
-            datagrams += self._commit(segment, start, chunk)
+            datagrams += self._commit(identity, segment, start, chunk)
 
-    def _commit(self, segment: journal.Segment, start: int, chunk: journal.Chunk) -> int:
+    def _commit(self, identity: str, segment: journal.Segment, start: int, chunk: journal.Chunk) -> int:
         stretch = counting.count(chunk.lines)
         with self.store.write() as connection:
-            if not counts.advance(connection, self.host, segment.name, segment.day, start=start, end=chunk.end):
+            if not counts.advance(connection, identity, segment.name, segment.day, start=start, end=chunk.end):
                 return 0
             counts.add(connection, segment.day, stretch)
         self._set_aside(segment, stretch)
@@ -98,7 +97,7 @@ class Tally:
 
 def open_tally(settings: config.Config, store: engine.Store) -> Tally:
     """Return the tally of this host."""
-    return Tally(store, pathlib.Path(settings.recorder.journal), socket.gethostname())
+    return Tally(store, pathlib.Path(settings.recorder.journal))
 
 
 def main(settings: config.Config) -> int:

@@ -20,14 +20,14 @@ CHUNK = 500
 """Domains asked for in one statement: far below the number of parameters SQLite takes (32,766)."""
 
 
-def position(connection: sa.Connection, host: str, segment: str) -> int:
+def position(connection: sa.Connection, journal: str, segment: str) -> int:
     """Return how many bytes of a segment have been tallied."""
     table = schema.positions
-    query = sa.select(table.c.position).where(table.c.host == host, table.c.segment == segment)
+    query = sa.select(table.c.position).where(table.c.journal == journal, table.c.segment == segment)
     return connection.execute(query).scalar() or 0
 
 
-def advance(connection: sa.Connection, host: str, segment: str, day: dt.date, *, start: int, end: int) -> bool:
+def advance(connection: sa.Connection, journal: str, segment: str, day: dt.date, *, start: int, end: int) -> bool:
     """Move the position of a segment from ``start`` to ``end``.
 
     Returns:
@@ -35,20 +35,20 @@ def advance(connection: sa.Connection, host: str, segment: str, day: dt.date, *,
         changed.
     """
     table = schema.positions
-    row = {"host": host, "segment": segment, "day": day, "position": 0}
+    row = {"journal": journal, "segment": segment, "day": day, "position": 0}
     upsert.add(connection, table, [row])
     change = (
         sa.update(table)
-        .where(table.c.host == host, table.c.segment == segment, table.c.position == start)
+        .where(table.c.journal == journal, table.c.segment == segment, table.c.position == start)
         .values(position=end)
     )
     return connection.execute(change).rowcount == 1
 
 
-def forget(connection: sa.Connection, host: str, segment: str) -> None:
+def forget(connection: sa.Connection, journal: str, segment: str) -> None:
     """Delete the position of a segment that was removed."""
     table = schema.positions
-    connection.execute(sa.delete(table).where(table.c.host == host, table.c.segment == segment))
+    connection.execute(sa.delete(table).where(table.c.journal == journal, table.c.segment == segment))
 
 
 def add(connection: sa.Connection, day: dt.date, counts: counting.Counts) -> None:

@@ -20,7 +20,7 @@ SKIPPED = "skipped"
 positions = sa.Table(
     "positions",
     metadata,
-    sa.Column("host", sa.Text, primary_key=True),
+    sa.Column("journal", sa.Text, primary_key=True, comment="its identity, not its host's name"),
     sa.Column("segment", sa.Text, primary_key=True),
     sa.Column("day", sa.Date, nullable=False),
     sa.Column("position", sa.BigInteger, nullable=False, comment="bytes of the segment that have been tallied"),

@@ -1,5 +1,6 @@
 """The journal: names, days, restarts, half lines, full disks. Real files, and a small disk where root allows one."""
 
+import concurrent.futures
 import datetime as dt
 import json
 import os
@@ -262,14 +263,6 @@ def test_damaged_segment_makes_progress(tmp_path: Path) -> None:
     assert lines[-1] == b"next"
 
 
-def test_segment_that_is_gone(tmp_path: Path) -> None:
-    """To read it is an error, to remove it is not."""
-    segment = journal.Segment(dt.date(2026, 11, 24), "segment", tmp_path / "segment", finished=True)
-    with pytest.raises(journal.JournalError, match="segment: cannot be read: No such file"):
-        journal.read(segment, 0, 100)
-    journal.remove(segment)
-
-
 def test_newest_segment_is_never_removed(directory: Path) -> None:
     """Its name tells the next writer which names were used."""
     writer = journal.Writer(directory, NOON)
@@ -391,3 +384,25 @@ def test_set_aside_on_a_full_disk(tmp_path: Path) -> None:
     (tmp_path / "full").symlink_to("/dev/full")
     assert not journal.SetAside(tmp_path / "full").add("segment", "empty", b"")
     assert not journal.SetAside(tmp_path / "missing" / "file").add("segment", "empty", b"")
+
+
+def test_a_journal_has_one_identity_whoever_asks_first(tmp_path: Path) -> None:
+    """Many at once get the same, it stays, and nothing else is left behind."""
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        identities = set(pool.map(lambda _: journal.identity(tmp_path), range(64)))
+    assert len(identities) == 1
+    assert {journal.identity(tmp_path)} == identities
+    assert [file.name for file in tmp_path.iterdir()] == [journal.IDENTITY]
+
+
+def test_an_identity_that_was_lost_is_an_error(tmp_path: Path) -> None:
+    """Rather than a new one, by which everything would be counted again."""
+    (tmp_path / journal.IDENTITY).write_text("")
+    with pytest.raises(journal.JournalError, match="is empty"):
+        journal.identity(tmp_path)
+
+
+def test_a_segment_that_was_removed_meanwhile_has_nothing_more(tmp_path: Path) -> None:
+    """Another tally may have been faster."""
+    gone = journal.Segment(dt.date(2026, 11, 23), "x", tmp_path / "x", finished=True)
+    assert journal.read(gone, 7, 100) == journal.Chunk([], 7)

@@ -99,11 +99,11 @@ def upgrade() -> None:
     )
     op.create_table(
         "positions",
-        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("journal", sa.Text(), nullable=False, comment="its identity, not its host's name"),
         sa.Column("segment", sa.Text(), nullable=False),
         sa.Column("day", sa.Date(), nullable=False),
         sa.Column("position", sa.BigInteger(), nullable=False, comment="bytes of the segment that have been tallied"),
-        sa.PrimaryKeyConstraint("host", "segment"),
+        sa.PrimaryKeyConstraint("journal", "segment"),
     )
     op.create_table(
         "reports",
