@@ -2,7 +2,7 @@
 
 A conductor. The rua are discovered anew (``policy.discovery``), the decision is ``sender.decision``'s, the document
 ``sender.report``'s. Each decision is one transaction; what is interrupted is done again by the next run, once.
-Memory does not grow with the number of domains: domain-days come in batches.
+Domain-days come in batches, so memory does not grow with their number, but for that of the domains behind one MX host.
 """
 
 import asyncio
@@ -131,23 +131,27 @@ class Builder:
 
     def _keep(self, connection: engine.Connection, decided: Decided, due: Due) -> Decided | None:
         """Carry a decision out; ``None`` when another process was first."""
+        day, verdict = decided.domain_day, decided.decision
+        if isinstance(verdict, decision.Send):
+            return self._keep_report(connection, decided, verdict.rua, due)
+        state = schema.UNDECIDED if isinstance(verdict, decision.Wait) else schema.SKIPPED
+        if not reports.decide(connection, day, state, verdict.reason):
+            return None
+        if isinstance(verdict, decision.SkipOwn):
+            hosts.need_not_be_told(connection, day)
+        return decided
+
+    def _keep_report(
+        self, connection: engine.Connection, decided: Decided, rua: Sequence[tlsrpt.Rua], due: Due
+    ) -> Decided | None:
         day = decided.domain_day
-        match decided.decision:
-            case decision.Wait(reason):
-                return decided if reports.decide(connection, day, schema.UNDECIDED, reason) else None
-            case decision.Skip(reason):
-                return decided if reports.decide(connection, day, schema.SKIPPED, reason) else None
-            case decision.SkipOwn(reason):
-                hosts.need_not_be_told(connection, day)
-                return decided if reports.decide(connection, day, schema.SKIPPED, reason) else None
-            case decision.Send(rua):
-                made = self._make((day.day, day.domain), lambda: reports.policy_counts(connection, day), due)
-                if isinstance(made, decision.Wait):
-                    return self._keep(connection, Decided(day, made), due)
-                if not reports.decide(connection, day, schema.REPORTED):
-                    return None
-                self._add(connection, made, rua, due)
-                return dataclasses.replace(decided, report_id=made.report_id)
+        made = self._make((day.day, day.domain), lambda: reports.policy_counts(connection, day), due)
+        if isinstance(made, decision.Wait):
+            return self._keep(connection, Decided(day, made), due)
+        if not reports.decide(connection, day, schema.REPORTED):
+            return None
+        self._add(connection, made, rua, due)
+        return dataclasses.replace(decided, report_id=made.report_id)
 
     def _make(
         self, about: tuple[dt.date, str], counts: Callable[[], Sequence[report.PolicyCount]], due: Due
@@ -212,7 +216,8 @@ class Builder:
         made = self._make((host_day.day, host_day.host), lambda: counts, due) if wanted else None
         if isinstance(made, decision.Wait):
             return None
-        hosts.mark_told(connection, host_day, shares)
+        if not hosts.mark_told(connection, host_day, shares):
+            raise engine.StoreError(f"another process told {host_day.host} meanwhile: this batch is built again")
         if made is None:
             return None
         self._add(connection, made, rua, due)

@@ -11,9 +11,13 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Callable
 
+import structlog
+
 from policy import https, resolver
-from sender import building, closing, config, delivering, mail, signature, tally
+from sender import building, closing, config, delivering, journal, mail, signature, tally
 from sender.store import deliveries, engine, retention
+
+log = structlog.get_logger()
 
 
 def utc_now() -> dt.datetime:
@@ -46,10 +50,15 @@ class Daily:
     async def close(self, last: dt.date | None = None, domain: str | None = None) -> list[dt.date]:
         """Tally, then close what is open up to a day (``None``: all that has settled); which days.
 
+        A part of the journal that cannot be read holds nothing up: once it can, it becomes a revision.
+
         Raises:
             store.engine.StoreError: the store cannot be used.
         """
-        await self.catch_up()
+        try:
+            await self.catch_up()
+        except journal.JournalError as error:
+            log.error("a part of the journal is not counted", error=str(error))
         settled = closing.last_full_day(self.clock(), self.settings.report.settle)
         return closing.close(self.store, last or settled, domain)
 

@@ -81,13 +81,15 @@ class Courier:
     async def _send(self, mails: Sequence[Work]) -> list[Attempt]:
         if not mails:
             return []
+        until = self.clock() + deliveries.LEASE / 2
         connection = mail.Connection(self.relay, self.identity.domain, ca_file=self.ca_file, timeouts=self.timeouts)
         async with connection:
-            return [
-                attempt
-                for delivery, made in mails
-                for attempt in await self._guarded(delivery, self._send_one(connection, delivery, made))
-            ]
+            attempts: list[Attempt] = []
+            for delivery, made in mails:
+                if self.clock() > until:  # a slow relay: somebody else may have claimed the rest
+                    break
+                attempts += await self._guarded(delivery, self._send_one(connection, delivery, made))
+            return attempts
 
     async def _send_one(
         self, connection: mail.Connection, delivery: deliveries.Delivery, made: reports.Report

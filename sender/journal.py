@@ -54,6 +54,9 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """Errors of a disk that may work again later; a recorder starts in spite of them."""
 
 
+_CURE = "make it readable for this user, or move it away"
+
+
 class JournalError(Exception):
     """The journal cannot be used; the text is one line that names path and cause."""
 
@@ -109,6 +112,20 @@ def segments(directory: Path) -> list[Segment]:
     ]
 
 
+def size(segment: Segment) -> int:
+    """Return the bytes of a segment now; 0 when it is gone.
+
+    Raises:
+        JournalError: it cannot be told.
+    """
+    try:
+        return segment.path.stat().st_size
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise JournalError(f"{segment.path}: cannot be read: {error.strerror}: {_CURE}") from error
+
+
 def read(segment: Segment, offset: int, max_bytes: int) -> Chunk:
     """Return whole lines of a segment.
 
@@ -136,7 +153,7 @@ def read(segment: Segment, offset: int, max_bytes: int) -> Chunk:
     except FileNotFoundError:  # removed meanwhile, which happens to none that has something left
         return Chunk([], offset)
     except OSError as error:
-        raise JournalError(f"{segment.path}: cannot be read: {error.strerror}") from error
+        raise JournalError(f"{segment.path}: cannot be read: {error.strerror}: {_CURE}") from error
     return _chunk(data, offset, take_tail=segment.finished and at_end)
 
 

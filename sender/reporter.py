@@ -1,10 +1,14 @@
 """The reporter role: the daily job by the clock.
 
-APScheduler runs three jobs: after ``settle`` the day is closed, its reports are built and what is too old is
-deleted; reports that had to wait for the DNS are tried again; what is due is delivered. Each runs once at the
-start, which catches up on days missed while nobody ran. A job that fails says so and runs again at its next
-time; nothing is lost, because all state is in the store. At the end a batch of deliveries that is under way is
-waited for, since what was sent and not noted would be sent again; everything else may be broken off at any time.
+APScheduler runs three jobs: after ``settle`` the day is closed, its reports are built, and what is too old is deleted;
+every quarter of an hour what could not be closed, or had to wait for the DNS, is tried again; what is due is
+delivered. Each runs once at the start, which catches up on days missed while nobody ran. A job that fails says so
+and runs again at its next time; nothing is lost, because all state is in the store. At the end a batch of
+deliveries that is under way is waited for, since what was sent and not noted would be sent again; everything else
+may be broken off at any time.
+
+Known limit: the jobs go by the wall clock. Where it ran ahead and is set back, they pause until it has caught up, or
+until a restart.
 """
 
 import asyncio
@@ -19,14 +23,14 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from sender import config, daily, delivering, journal, summary
+from sender import closing, config, daily, delivering, journal, summary
 from sender.store import engine
 
 DELIVER_EVERY = 5
 """Seconds. How late a delivery may be; a look costs one indexed query."""
 
 BUILD_EVERY = 15 * 60
-"""Seconds. How soon a domain whose DNS did not answer is asked again."""
+"""Seconds. How soon a domain whose DNS did not answer is asked again, and a day that could not be closed is closed."""
 
 FINISH = 30.0
 """Seconds that a batch of deliveries has to finish at the end: less than the supervisor waits."""
@@ -36,21 +40,36 @@ Job = Callable[[], Coroutine[None, None, None]]
 log = structlog.get_logger()
 
 
-async def close_and_build(job: daily.Daily) -> None:
-    """Close what has settled, build its reports, and delete what is too old."""
-    days = await job.close()
-    log.info("closed", days=[day.isoformat() for day in days])
-    await build(job)
-    log.info("deleted what is too old", domain_days=job.forget())
+class Closer:
+    """Closes days and builds their reports; two runs at once become one after the other."""
 
+    def __init__(self, job: daily.Daily) -> None:
+        self._job = job
+        self._closed: dt.date | None = None
+        """The newest day that was closed: what is tallied for it later waits for the next day's closing."""
+        self._cleared: dt.date | None = None
+        """The newest day after whose reports were built old ones were deleted."""
+        self._busy = asyncio.Lock()
 
-async def build(job: daily.Daily) -> None:
-    """Build the reports of what is closed."""
-    done = summary.Summary()
-    async for built in job.build():
-        done.built(built)
-    if done.decided:
-        log.info("built", reports=done.reports, skipped=done.skipped, waiting=done.waiting)
+    async def run(self) -> None:
+        """Close what has settled unless that was done, build what is closed, delete what is too old."""
+        async with self._busy:
+            last = closing.last_full_day(self._job.clock(), self._job.settings.report.settle)
+            if last != self._closed:
+                days = await self._job.close(last)
+                self._closed = last
+                log.info("closed", days=[day.isoformat() for day in days])
+            await self._build()
+            if last != self._cleared:
+                log.info("deleted what is too old", domain_days=self._job.forget())
+                self._cleared = last
+
+    async def _build(self) -> None:
+        done = summary.Summary()
+        async for built in self._job.build():
+            done.built(built)
+        if done.decided:
+            log.info("built", reports=done.reports, skipped=done.skipped, waiting=done.waiting)
 
 
 class Deliverer:
@@ -87,18 +106,18 @@ def _log_attempts(attempts: Iterable[delivering.Attempt]) -> None:
         )
 
 
-def schedule(job: daily.Daily, deliverer: Deliverer) -> AsyncIOScheduler:
+def schedule(settle: int, closer: Closer, deliverer: Deliverer) -> AsyncIOScheduler:
     """Return the scheduler with all jobs, not started; each runs once at the start."""
     scheduler = AsyncIOScheduler(
         timezone=dt.UTC,
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
     )
-    settled = dt.datetime(2000, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=job.settings.report.settle)
+    settled = dt.datetime(2000, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=settle)
     # a trigger that is told no time zone takes the machine's, whatever the scheduler has
     midnight = CronTrigger(hour=settled.hour, minute=settled.minute, second=settled.second, timezone=dt.UTC)
     jobs: dict[str, tuple[Job, CronTrigger | IntervalTrigger]] = {
-        "close": (lambda: close_and_build(job), midnight),
-        "build": (lambda: build(job), IntervalTrigger(seconds=BUILD_EVERY, timezone=dt.UTC)),
+        "close": (closer.run, midnight),
+        "build": (closer.run, IntervalTrigger(seconds=BUILD_EVERY, timezone=dt.UTC)),
         "deliver": (deliverer.run, IntervalTrigger(seconds=DELIVER_EVERY, timezone=dt.UTC)),
     }
     for name, (function, trigger) in jobs.items():
@@ -128,7 +147,7 @@ async def run(settings: config.Config, store: engine.Store) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with daily.open_daily(settings, store) as job:
         deliverer = Deliverer(job)
-        scheduler = schedule(job, deliverer)
+        scheduler = schedule(settings.report.settle, Closer(job), deliverer)
         scheduler.start()
         log.info("reporter started")
         await stop.wait()

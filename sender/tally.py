@@ -53,21 +53,25 @@ class Tally:
 
         Raises:
             store.engine.StoreError: the store cannot be used; what was not committed is counted next time.
-            journal.JournalError: a segment cannot be read.
+            journal.JournalError: a segment cannot be read; all others are counted.
         """
         segments = journal.segments(self.directory)
         identity = journal.identity(self.directory) if segments else ""
         datagrams = 0
+        unreadable: list[journal.JournalError] = []
         for segment in segments:
-            datagrams += self._count_segment(identity, segment)
-            if segment.finished and segment.day < (now - KEEP_SEGMENTS).date():
-                journal.remove(segment)
-                with self.store.write() as connection:
-                    counts.forget(connection, identity, segment.name)
+            try:
+                datagrams += self._count_segment(identity, segment)
+                self._remove_served(identity, segment, now)
+            except journal.JournalError as error:
+                unreadable.append(error)
+        if unreadable:
+            raise unreadable[0]
         return datagrams
 
     def _count_segment(self, identity: str, segment: journal.Segment) -> int:
         datagrams = 0
+        end = journal.size(segment)  # what is appended from now on is left for the next time
         while True:
             with self.store.read() as connection:
                 start = counts.position(connection, identity, segment.name)
@@ -75,6 +79,14 @@ class Tally:
             if chunk.end == start:
                 return datagrams
             datagrams += self._commit(identity, segment, start, chunk)
+            if chunk.end >= end:
+                return datagrams
+
+    def _remove_served(self, identity: str, segment: journal.Segment, now: dt.datetime) -> None:
+        if segment.finished and segment.day < (now - KEEP_SEGMENTS).date():
+            journal.remove(segment)
+            with self.store.write() as connection:
+                counts.forget(connection, identity, segment.name)
 
     def _commit(self, identity: str, segment: journal.Segment, start: int, chunk: journal.Chunk) -> int:
         stretch = counting.count(chunk.lines)

@@ -164,9 +164,12 @@ def _standing(shown: "showing.Shown") -> str:
 
 def _up_to_date(settings: "configuration.Config") -> "engine.Store":
     """Open the store, and tally what the journal of this host holds."""
-    from sender import tally
+    from sender import journal, tally
     from sender.store import engine
 
     store = engine.open_store(settings.store.url)
-    tally.open_tally(settings, store).catch_up(dt.datetime.now(dt.UTC))
+    try:
+        tally.open_tally(settings, store).catch_up(dt.datetime.now(dt.UTC))
+    except journal.JournalError as error:
+        running.complain(f"tlsrpt: not counted: {error}")
     return store

@@ -59,7 +59,13 @@ def printable(text: str) -> str:
 
 
 def settings(path: pathlib.Path | None) -> config.Config:
-    """Return the configuration: of a file that was named, or of the usual one if it is there."""
+    """Return the configuration: of a file that was named, or of the usual one if it is there.
+
+    From here on the log goes to standard error: standard output is the command's.
+    """
+    from sender import logs
+
+    logs.configure(json=False)
     if path is None:
         return config.load(config.DEFAULT_PATH, required=False)
     return config.load(path)

@@ -17,7 +17,7 @@ from sender import outcome
 from sender.store import schema
 
 LEASE = dt.timedelta(hours=1)
-"""How long a claimed delivery is left to its process: longer than the time-outs of a batch add up to."""
+"""How long a claimed delivery is left to its process, which begins no attempt when half of it is over."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,7 +127,8 @@ def note(
 ) -> None:
     """Note how an attempt went, and give the lease back.
 
-    An attempt is noted whatever became of the row meanwhile, except that a cancelled delivery is not tried again.
+    An attempt is noted whatever became of the row meanwhile, except that a cancelled delivery is not tried again, and
+    what was delivered stays delivered.
     """
     table = schema.deliveries
     change: dict[str, Any] = {
@@ -139,6 +140,7 @@ def note(
     row = sa.update(table).where(table.c.report_id == delivery.report_id, table.c.number == delivery.number)
     if isinstance(step, outcome.Settled):
         change |= {"state": step.state.value, "settled": _seconds(now), "next_attempt": None}
+        row = row.where(table.c.state != outcome.State.DELIVERED.value)
     else:
         change |= {"next_attempt": _seconds(step.at)}
         row = row.where(table.c.state == outcome.State.DUE.value)
@@ -157,7 +159,10 @@ def hurry(connection: sa.Connection, now: dt.datetime, selection: Selection) -> 
 
 
 def retry(connection: sa.Connection, report_id: str, now: dt.datetime) -> int:
-    """Make every delivery of a report that was not accepted due now, with a new retry window; how many."""
+    """Make every delivery of a report that was not accepted due now, with a new retry window; how many.
+
+    A lease stays: who holds it may be sending.
+    """
     table = schema.deliveries
     change = (
         sa.update(table)
@@ -168,7 +173,6 @@ def retry(connection: sa.Connection, report_id: str, now: dt.datetime) -> int:
             first_attempt=None,
             attempts=0,
             settled=None,
-            leased_until=None,
         )
     )
     return connection.execute(change).rowcount

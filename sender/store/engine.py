@@ -124,7 +124,7 @@ def _engine(url: str) -> sa.Engine:
 def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions are begun by _on_begin, not by the driver
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")  # a lost commit takes its journal position with it
+    connection.execute("PRAGMA synchronous = FULL")  # a report that was sent must not be built again with another id
 
 
 def _on_begin(connection: sa.Connection) -> None:

@@ -8,6 +8,7 @@ were closed.
 import collections
 import dataclasses
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from sender import report, session
 from sender.store import reports, schema
 
 CHUNK = 500
-"""Domains asked for in one statement."""
+"""Rows whose failures are asked for in one statement."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -72,7 +73,7 @@ def shares(connection: sa.Connection, host_day: HostDay) -> list[Share]:
     query = sa.select(policies).where(*_untold(schema.domain_days, policies))
     query = query.where(policies.c.day == host_day.day, policies.c.policy_domain == host_day.host)
     rows = connection.execute(query).all()
-    failures = _failures(connection, host_day.day, sorted({row.domain for row in rows}))
+    failures = _failures(connection, host_day.day, rows)
     targets = _targets(connection, host_day)
     return [
         Share((row.domain, row.closing), row.policy, _count(row, failures), frozenset(targets.get(row.domain, ())))
@@ -81,14 +82,19 @@ def shares(connection: sa.Connection, host_day: HostDay) -> list[Share]:
 
 
 def _failures(
-    connection: sa.Connection, day: dt.date, domains: list[str]
+    connection: sa.Connection, day: dt.date, rows: Sequence[Any]
 ) -> dict[tuple[Any, ...], list[tuple[session.Failure, int]]]:
-    """Return the failures of domains on a day by the key of their policy's counts."""
+    """Return the failures of policies on a day by the key of their counts."""
     table = schema.failures
     found: dict[tuple[Any, ...], list[tuple[session.Failure, int]]] = collections.defaultdict(list)
-    for start in range(0, len(domains), CHUNK):
-        chunk = domains[start : start + CHUNK]
-        for row in connection.execute(sa.select(table).where(table.c.day == day, table.c.domain.in_(chunk))):
+    for start in range(0, len(rows), CHUNK):
+        chunk = rows[start : start + CHUNK]
+        query = sa.select(table).where(
+            table.c.day == day,
+            table.c.domain.in_({row.domain for row in chunk}),
+            table.c.policy.in_({row.policy for row in chunk}),
+        )
+        for row in connection.execute(query):
             found[_key(row)].append((reports.failure(row), row.sessions))
     return found
 

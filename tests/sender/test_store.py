@@ -201,6 +201,18 @@ def test_retry_and_cancel_change_only_what_they_should(store: engine.Store) -> N
         assert [one.rua for one in listings.settled_deliveries(connection)] == ["mailto:r@a.example"]
 
 
+def test_retry_leaves_an_attempt_under_way_alone(store: engine.Store) -> None:
+    """Nobody else may send meanwhile, and what it delivered stays delivered, whatever is noted later."""
+    _deliver_to(store, "mailto:r@a.example")
+    with store.write() as connection:
+        (one,) = deliveries.claim(connection, NOON, 9)
+        assert deliveries.retry(connection, "1@s.example", NOON) == 1
+        assert deliveries.claim(connection, NOON, 9) == []
+        deliveries.note(connection, one, NOON, outcome.Settled(outcome.State.DELIVERED, "250 ok"))
+        deliveries.note(connection, one, NOON, outcome.Settled(outcome.State.REFUSED, "550 no"))
+        assert [one.state for one in deliveries.of_report(connection, "1@s.example")] == ["delivered"]
+
+
 def test_report_mails_are_counted_by_the_domain_they_went_to(store: engine.Store) -> None:
     """Only those that the relay took, in the time asked for: the loop guard stands on this."""
     _deliver_to(store, "mailto:r@b.example", "mailto:s@b.example", "https://b.example/")

@@ -139,9 +139,12 @@ def test_segments_that_have_served_are_removed_after_days(store: engine.Store, d
     assert _sessions(store) == {"a.example 2026-11-23": 2}
 
 
-def test_a_segment_that_cannot_be_read_is_an_error(store: engine.Store, directory: pathlib.Path) -> None:
-    """Rather than nothing to count."""
+def test_a_segment_that_cannot_be_read_is_an_error_and_holds_no_other_up(
+    store: engine.Store, directory: pathlib.Path
+) -> None:
+    """The postmaster is told the cure; all other segments are counted."""
     _append(directory, GOOD)
     (directory / "2026-11-23.00000000001.ndjson").mkdir()
-    with pytest.raises(journal.JournalError, match="cannot be read"):
+    with pytest.raises(journal.JournalError, match=r"cannot be read: .*: make it readable for this user, or move it"):
         tally.Tally(store, directory).catch_up(NOON)
+    assert _sessions(store) == {"a.example 2026-11-23": 1}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from policy import tlsrpt as record
-from sender import counting, outcome, report
+from sender import counting, journal, outcome, report
 from sender.store import closings, counts, deliveries, engine, reports
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -183,6 +183,18 @@ def test_pending_counts_what_the_journal_holds(tlsrpt: Command, tmp_path: pathli
     for _ in range(2):
         (row,) = json.loads(tlsrpt("pending", "--json").stdout)["domain_days"]
         assert (row["domain"], row["successful"], row["state"]) == ("a.example", 1, "open")
+
+
+def test_what_goes_wrong_on_the_way_is_told_on_standard_error_only(tlsrpt: Command, tmp_path: pathlib.Path) -> None:
+    """Malformed datagrams, and a segment that cannot be read: scripts still get their JSON, people the cure."""
+    writer = journal.Writer(tmp_path / "journal", DUE.timestamp())
+    writer.append(b'nonsense\n{"d":"a.example","policies":[{"policy-type":9,"t":0,"f":0}]}\n', 2, DUE.timestamp())
+    writer.close()
+    (tmp_path / "journal" / "2026-11-20.00000000000.ndjson").mkdir()
+    shown = tlsrpt("pending", "--json")
+    assert [row["domain"] for row in json.loads(shown.stdout)["domain_days"]] == ["a.example"]
+    assert "malformed datagrams" in shown.stderr
+    assert "make it readable for this user, or move it away" in shown.stderr
 
 
 def test_late_sessions_are_listed_beside_a_report(store: engine.Store, tlsrpt: Command) -> None:
