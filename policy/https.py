@@ -9,6 +9,7 @@ Known limits: an address once connected to is kept with its connection for some 
 certificates are not checked for revocation.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import importlib.metadata
@@ -16,6 +17,7 @@ import io
 import os
 import socket
 import ssl
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -97,6 +99,7 @@ class Client:
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(CONNECT_TIMEOUT, timeout))
         self._agent = f"tlsrpt/{importlib.metadata.version('tlsrpt')}"
         self._session: aiohttp.ClientSession | None = None
+        self._gates: weakref.WeakValueDictionary[str, asyncio.Semaphore] = weakref.WeakValueDictionary()
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
@@ -129,17 +132,22 @@ class Client:
             HttpsError: no answer came: no address, no connection, no trust, no time, or it is not HTTP.
             RefusedAddressError: only addresses that are not public.
         """
-        if self._session is None:
-            raise RuntimeError("a Client is used inside of async with")
         host = url
         try:
             target = _target(url)
             host = target.raw_host or url
-            data, headers = io.BytesIO(body), {"Content-Type": content_type}
-            async with self._session.post(target, data=data, headers=headers, allow_redirects=False) as response:
-                return await _answer(response)
+            gate = self._gates.setdefault(f"{host}:{target.port}", asyncio.Semaphore(MAX_PER_HOST))
+            async with gate:  # the time-out must not run while others of our requests are before this one
+                return await self._exchange(target, body, {"Content-Type": content_type})
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._explain(host, error) from error
+
+    async def _exchange(self, target: yarl.URL, body: bytes, headers: dict[str, str]) -> Answer:
+        if self._session is None:
+            raise RuntimeError("a Client is used inside of async with")
+        data = io.BytesIO(body)
+        async with self._session.post(target, data=data, headers=headers, allow_redirects=False) as response:
+            return await _answer(response)
 
     def _explain(self, host: str, error: Exception) -> HttpsError:
         """Say in our words what aiohttp's exceptions mean."""

@@ -18,6 +18,12 @@ it stands for, and IDNA takes time that grows with its length."""
 _LDH = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\Z")
 
 
+MAX_LOCAL_PART = 64
+"""Octets of the local part of a mail address (RFC 5321 section 4.5.3.1.1)."""
+
+_DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
+
+
 class InvalidNameError(ValueError):
     """The text is not a domain name."""
 
@@ -49,3 +55,11 @@ def _encode(text: str) -> str:
         return ".".join(label if label.isascii() else idna.alabel(label).decode("ascii") for label in labels)
     except UnicodeError as error:  # IDNAError is one; lone surrogates make others
         raise InvalidNameError(f"not a domain name: {text[:MAX_NAME]!r} ({error})") from error
+
+
+def is_local_part(text: str) -> bool:
+    """Tell whether a text can stand before the @ of an address as it is (RFC 5322 section 3.4.1, dot-atom).
+
+    ``=?`` is let through nowhere: in a header field it begins an encoded-word, which is another text once decoded.
+    """
+    return len(text) <= MAX_LOCAL_PART and "=?" not in text and _DOT_ATOM.match(text) is not None

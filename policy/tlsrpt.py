@@ -27,9 +27,6 @@ MAX_RUA = 10
 MAX_URI = 2000
 """Characters of a URI: what common web servers and proxies take."""
 
-MAX_LOCAL_PART = 64
-"""Octets of a local part (RFC 5321 section 4.5.3.1.1)."""
-
 MAX_ADDRESS = 254
 """Octets of an address: a path of 256 without its angle brackets (RFC 5321 section 4.5.3.1.3)."""
 
@@ -159,9 +156,6 @@ def _scheme(uri: str) -> Scheme:
         raise _UnusableError("only mailto: and https: are supported") from None
 
 
-_DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
-
-
 def _address(uri: str) -> str:
     """Return the address of a mailto URI (RFC 6068): ASCII, no quoted local part, a domain with a dot."""
     encoded = re.split(r"[?#]", uri.partition(":")[2], maxsplit=1)[0]
@@ -174,7 +168,7 @@ def _address(uri: str) -> str:
     local, at, domain = text.rpartition("@")
     if "," in text:
         raise _UnusableError("more than one address")
-    if not at or len(local) > MAX_LOCAL_PART or not _DOT_ATOM.fullmatch(local):
+    if not at or not names.is_local_part(local):
         raise _UnusableError("not an address of plain ASCII characters")
     name = _domain(domain)
     if "." not in name or _looks_numeric(name):

@@ -186,7 +186,12 @@ def _explain(message: str, tables: dict[str, object]) -> str:
     for part in re.split(r"[.\[\]]+", path):
         if isinstance(value, dict) and part in value:
             value = value[part]
-    return f"{path} = {value!r}: {_cure(what)}"
+    shown = "..." if path.startswith(_SECRET) else repr(value)
+    return f"{path} = {shown}: {_cure(what)}"
+
+
+_SECRET = ("mail.relay", "store.url")
+"""Keys whose values may have a password in them."""
 
 
 _WANTED = {
@@ -259,15 +264,12 @@ def identity(config: Config) -> Identity:
     )
 
 
-_LOCAL_PART = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
-
-
 def _address(key: str, address: str, domain: str) -> str:
     local, _, at = address.rpartition("@")
     try:
         matches = names.a_label(at) == domain
     except names.InvalidNameError:
         matches = False
-    if not matches or not _LOCAL_PART.match(local):
+    if not matches or not names.is_local_part(local):
         raise ConfigError(f'{key} = "{address}": give an address at {domain}, the organization.domain')
     return f"{local}@{domain}"

@@ -41,7 +41,7 @@ class DomainCounts:
     """Sessions of one recipient domain."""
 
     record: str | None = None
-    """The TLSRPT record the last session brought."""
+    """A TLSRPT record that the sessions brought; where it changed, most likely the later one."""
     policies: dict[Policy, PolicyCounts] = dataclasses.field(default_factory=dict)
 
     @property

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 
 import structlog
 
-from policy import https, resolver
+from policy import https, resolver, tlsrpt
 from sender import building, closing, config, delivering, journal, mail, signature, tally
 from sender.store import deliveries, engine, retention
 
@@ -76,10 +76,13 @@ class Daily:
             deliveries.hurry(connection, self.clock(), deliveries.Selection(domain=domain))
 
     async def deliver(self, domain: str | None = None) -> AsyncIterator[delivering.Attempt]:
-        """Make every delivery that is due, and yield each with what follows."""
-        while attempts := await self.courier.deliver(deliveries.Selection(domain=domain)):
-            for attempt in attempts:
-                yield attempt
+        """Make every delivery that is due now, and yield each with what follows."""
+        now = self.clock()
+        for scheme in tlsrpt.Scheme:
+            selection = deliveries.Selection(domain=domain, scheme=scheme.value, due_by=now)
+            while attempts := await self.courier.deliver(selection):
+                for attempt in attempts:
+                    yield attempt
 
     def forget(self) -> int:
         """Delete what is older than ``report.keep_days``; how many domain-days."""

@@ -240,7 +240,11 @@ def _wrong_version(datagram: bytes) -> MalformedError | None:
 
 
 def _unsupported(version: object) -> MalformedError:
-    return MalformedError(Reason.UNSUPPORTED_VERSION, f"dpv is {ascii(version)[:_SHOWN]}, not absent or '1'")
+    try:
+        shown = ascii(version)[:_SHOWN]
+    except RecursionError:
+        shown = "nested too deeply to be shown"
+    return MalformedError(Reason.UNSUPPORTED_VERSION, f"dpv is {shown}, not absent or '1'")
 
 
 def _session(wire: _Datagram) -> session.Session:

@@ -54,8 +54,14 @@ class Courier:
     """Tells the time, aware."""
     timeouts: mail.Timeouts | None = None
 
-    async def deliver(self, selection: deliveries.Selection = ANY) -> list[Attempt]:
+    async def deliver(
+        self, selection: deliveries.Selection = ANY, stopped: Callable[[], bool] = lambda: False
+    ) -> list[Attempt]:
         """Make one batch of the deliveries that are due; an empty list when none is.
+
+        Args:
+            selection: which.
+            stopped: whether no further attempt is to be begun; those not made are left as they were.
 
         Raises:
             store.engine.StoreError: the store cannot be used; what was sent but not noted is sent again.
@@ -64,9 +70,8 @@ class Courier:
         mails = [one for one in batch if one[0].scheme == tlsrpt.Scheme.MAILTO]
         posts = [one for one in batch if one[0].scheme == tlsrpt.Scheme.HTTPS]
         posted = (self._guarded(delivery, self._post(delivery, made)) for delivery, made in posts)
-        done = await asyncio.gather(
-            self._send(mails), *posted, return_exceptions=True
-        )  # all are noted before one raises
+        # all are noted before one raises
+        done = await asyncio.gather(self._send(mails, stopped), *posted, return_exceptions=True)
         for result in done:
             if isinstance(result, BaseException):
                 raise result
@@ -78,15 +83,17 @@ class Courier:
             made = reports.by_id(connection, {one.report_id for one in claimed})
         return [(one, made[one.report_id]) for one in claimed]
 
-    async def _send(self, mails: Sequence[Work]) -> list[Attempt]:
+    async def _send(self, mails: Sequence[Work], stopped: Callable[[], bool]) -> list[Attempt]:
         if not mails:
             return []
         until = self.clock() + deliveries.LEASE / 2
         connection = mail.Connection(self.relay, self.identity.domain, ca_file=self.ca_file, timeouts=self.timeouts)
         async with connection:
             attempts: list[Attempt] = []
-            for delivery, made in mails:
-                if self.clock() > until:  # a slow relay: somebody else may have claimed the rest
+            for place, (delivery, made) in enumerate(mails):
+                if stopped() or self.clock() > until:  # a slow relay: the leases do not last for the rest
+                    with self.store.write() as writing:
+                        deliveries.release(writing, (one for one, _ in mails[place:]))
                     break
                 attempts += await self._guarded(delivery, self._send_one(connection, delivery, made))
             return attempts

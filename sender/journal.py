@@ -45,6 +45,9 @@ IDENTITY = ".id"
 SET_ASIDE = "malformed.ndjson"
 """Name of the set-aside file within the journal."""
 
+_DAY = 86400.0
+"""Seconds."""
+
 _MAX_UNSYNCED = 4
 """Segments ended but not synced yet, before ending another one waits for the disk."""
 
@@ -243,6 +246,10 @@ class Writer:
         except JournalError:
             self.close()
             raise
+
+    def is_ahead(self, now: float) -> bool:
+        """Tell whether datagrams go to a later day than today's, because the clock ran ahead once."""
+        return now < self._midnight - _DAY
 
     def append(self, batch: bytes | memoryview, count: int, now: float) -> Loss | None:
         """Append whole lines to the segment of the day of ``now``.

@@ -1,11 +1,13 @@
 """The loop guard: a report mail makes a TLS session, which would make a report tomorrow, for ever.
 
 Pure. RFC 8460 section 3 says that such a session SHOULD NOT be in the next report; nothing in a session tells
-that it was one. So where *all* sessions of a domain-day can be our own report mails, no report goes out.
-``TLS-Required: No`` stops the loop only with Postfix of August 2025 and later.
+that it was one. So where *all* sessions of a domain-day can be our own report mails, no report goes out. ``TLS-
+Required: No`` stops the loop only with Postfix of August 2025 and later.
 
-Known limit: a session of our own beside sessions of others is reported with them; a report mail that the
-relay keeps trying against an MX that fails is no longer told from other mail after its first failure.
+Known limit: a session of our own beside sessions of others is reported with them; a report mail that the relay
+keeps trying against an MX that fails is no longer told from other mail after its first failure. A domain that
+takes report mails for many others has, beside them, few sessions of its own on some days, and gets no report
+for such a day.
 """
 
 import datetime as dt

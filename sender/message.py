@@ -14,18 +14,12 @@ import datetime as dt
 import email.message
 import email.policy
 import hashlib
-import re
 
 from policy import names
 from sender import config, report
 
 LINE = 78
 """Characters of a line, where words allow it (RFC 5322 section 2.1.1)."""
-
-_LOCAL_PART = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
-
-_MAX_LOCAL_PART = 64
-"""Octets (RFC 5321 section 4.5.3.1.1)."""
 
 
 class InvalidAddressError(ValueError):
@@ -69,10 +63,10 @@ def check_address(address: str) -> None:
     """
     local, _, domain = address.rpartition("@")
     try:
-        usable = names.a_label(domain) == domain.lower() and len(local) <= _MAX_LOCAL_PART
+        usable = names.a_label(domain) == domain.lower() and names.is_local_part(local)
     except names.InvalidNameError:
         usable = False
-    if not usable or not _LOCAL_PART.match(local):
+    if not usable:
         raise InvalidAddressError(f"not an address mail can be sent to: {address[: names.MAX_NAME]!r}")
 
 

@@ -123,6 +123,9 @@ def main(settings: config.Config, inherited: list[socket.socket]) -> int:
     try:
         with _signals() as stop:
             writer = journal.Writer(Path(settings.recorder.journal), time.time())
+            if writer.is_ahead(time.time()):
+                cure = "stop the recorder and move the journal's files of later days away"
+                log.warning("the clock ran ahead once: sessions count for a later day", cure=cure)
             sock, own_path = _socket(settings.recorder, inherited, writer)
             log.info(
                 "recorder started", socket=str(path), journal=settings.recorder.journal, inherited=own_path is None

@@ -1,14 +1,14 @@
 """The reporter role: the daily job by the clock.
 
-APScheduler runs three jobs: after ``settle`` the day is closed, its reports are built, and what is too old is deleted;
-every quarter of an hour what could not be closed, or had to wait for the DNS, is tried again; what is due is
-delivered. Each runs once at the start, which catches up on days missed while nobody ran. A job that fails says so
-and runs again at its next time; nothing is lost, because all state is in the store. At the end a batch of
-deliveries that is under way is waited for, since what was sent and not noted would be sent again; everything else
-may be broken off at any time.
+APScheduler runs four jobs: after ``settle`` the day is closed, its reports are built, and what is too old is
+deleted; every quarter of an hour what could not be closed, or had to wait for the DNS, is tried again; what is
+due is delivered, by mail and by HTTPS apart, so that neither waits for the other. Each runs once at the start,
+which catches up on days missed while nobody ran. A job that fails says so and runs again at its next time;
+nothing is lost, because all state is in the store. At the end a batch of deliveries that is under way is waited
+for, since what was sent and not noted would be sent again; everything else may be broken off at any time.
 
-Known limit: the jobs go by the wall clock. Where it ran ahead and is set back, they pause until it has caught up, or
-until a restart.
+Known limit: the jobs go by the wall clock. Where it ran ahead and is set back, they pause until it has caught
+up, or until a restart.
 """
 
 import asyncio
@@ -16,15 +16,16 @@ import contextlib
 import datetime as dt
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
+from policy import tlsrpt
 from sender import closing, config, daily, delivering, journal, summary
-from sender.store import engine
+from sender.store import deliveries, engine
 
 DELIVER_EVERY = 5
 """Seconds. How late a delivery may be; a look costs one indexed query."""
@@ -73,21 +74,25 @@ class Closer:
 
 
 class Deliverer:
-    """Delivers what is due, batch by batch, until it is told to stop."""
+    """Delivers what is due by one scheme, batch by batch, until it is told to stop."""
 
-    def __init__(self, job: daily.Daily) -> None:
+    def __init__(self, job: daily.Daily, scheme: tlsrpt.Scheme) -> None:
         self._job = job
+        self._selection = deliveries.Selection(scheme=scheme.value)
         self._stopped = False
         self._busy = asyncio.Lock()
 
     async def run(self) -> None:
         """Deliver what is due."""
         async with self._busy:
-            while not self._stopped and (attempts := await self._job.courier.deliver()):
+            while not self._stopped and (attempts := await self._courier_delivers()):
                 _log_attempts(attempts)
 
+    async def _courier_delivers(self) -> list[delivering.Attempt]:
+        return await self._job.courier.deliver(self._selection, lambda: self._stopped)
+
     async def stop(self) -> None:
-        """Begin no more batch, and wait for the one under way, but not longer than :data:`FINISH`."""
+        """Begin no more attempt, and wait for those under way, but not longer than :data:`FINISH`."""
         self._stopped = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FINISH), self._busy:
@@ -106,7 +111,7 @@ def _log_attempts(attempts: Iterable[delivering.Attempt]) -> None:
         )
 
 
-def schedule(settle: int, closer: Closer, deliverer: Deliverer) -> AsyncIOScheduler:
+def schedule(settle: int, closer: Closer, deliverers: Mapping[str, Deliverer]) -> AsyncIOScheduler:
     """Return the scheduler with all jobs, not started; each runs once at the start."""
     scheduler = AsyncIOScheduler(
         timezone=dt.UTC,
@@ -118,8 +123,9 @@ def schedule(settle: int, closer: Closer, deliverer: Deliverer) -> AsyncIOSchedu
     jobs: dict[str, tuple[Job, CronTrigger | IntervalTrigger]] = {
         "close": (closer.run, midnight),
         "build": (closer.run, IntervalTrigger(seconds=BUILD_EVERY, timezone=dt.UTC)),
-        "deliver": (deliverer.run, IntervalTrigger(seconds=DELIVER_EVERY, timezone=dt.UTC)),
     }
+    for name, deliverer in deliverers.items():
+        jobs[name] = (deliverer.run, IntervalTrigger(seconds=DELIVER_EVERY, timezone=dt.UTC))
     for name, (function, trigger) in jobs.items():
         now = dt.datetime.now(dt.UTC)
         scheduler.add_job(_safely, trigger, args=[name, function], id=name, name=name, next_run_time=now)
@@ -146,11 +152,11 @@ async def run(settings: config.Config, store: engine.Store) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with daily.open_daily(settings, store) as job:
-        deliverer = Deliverer(job)
-        scheduler = schedule(settings.report.settle, Closer(job), deliverer)
+        deliverers = {f"deliver {scheme}": Deliverer(job, scheme) for scheme in tlsrpt.Scheme}
+        scheduler = schedule(settings.report.settle, Closer(job), deliverers)
         scheduler.start()
         log.info("reporter started")
         await stop.wait()
-        await deliverer.stop()
+        await asyncio.gather(*(deliverer.stop() for deliverer in deliverers.values()))
         scheduler.shutdown(wait=False)
     log.info("reporter stopped")

@@ -18,9 +18,9 @@ import structlog
 from sender import config, counting, journal
 from sender.store import counts, engine
 
-STRETCH = 64 * 2**20
-"""Bytes read and committed at a time: a whole segment, so that equal datagrams meet and a domain is written once;
-some 200 MB of memory while it catches up on a backlog of distinct ones."""
+STRETCH = 16 * 2**20
+"""Bytes read and committed at a time: enough for equal datagrams to meet. Were all of them short and of different
+domains, their commit would hold the lock for some ten seconds, well below ``store.engine.BUSY_TIMEOUT``."""
 
 INTERVAL = 1.0
 """Seconds between two looks at the journal: what a person who watches ``tlsrpt pending`` calls at once."""
@@ -91,6 +91,8 @@ class Tally:
     def _commit(self, identity: str, segment: journal.Segment, start: int, chunk: journal.Chunk) -> int:
         stretch = counting.count(chunk.lines)
         with self.store.write() as connection:
+            if not journal.size(segment):  # served, and its position forgotten, by another process meanwhile
+                return 0
             if not counts.advance(connection, identity, segment.name, segment.day, start=start, end=chunk.end):
                 return 0
             counts.add(connection, segment.day, stretch)

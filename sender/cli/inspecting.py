@@ -30,10 +30,11 @@ def pending(domain: running.Domain = None, *, json: running.Json = False, config
     from sender.store import engine, listings
 
     with running.failures(engine.StoreError, journal.JournalError):
-        store = _up_to_date(running.settings(config))
+        store, code = _up_to_date(running.settings(config))
         with store.read() as connection:
             days = list(listings.pending_days(connection, domain))
             due = list(listings.pending_deliveries(connection, domain))
+            malformed = listings.malformed(connection)
         if json:
             document = {
                 "domain_days": [rows.domain_day(row) for row in days],
@@ -41,10 +42,13 @@ def pending(domain: running.Domain = None, *, json: running.Json = False, config
             }
             typer.echo(rows.dumps(document))
         else:
-            _print_pending(days, due)
+            _print_pending(days, due, malformed)
+    raise typer.Exit(code)
 
 
-def _print_pending(days: "list[listings.PendingDay]", due: "list[deliveries.Delivery]") -> None:
+def _print_pending(
+    days: "list[listings.PendingDay]", due: "list[deliveries.Delivery]", malformed: list[tuple[dt.date, str, int]]
+) -> None:
     import rich.console
 
     from sender.cli import tables
@@ -58,6 +62,10 @@ def _print_pending(days: "list[listings.PendingDay]", due: "list[deliveries.Deli
         console.print(tables.due(due[:MAX_ROWS]))
     if more := max(0, len(days) - MAX_ROWS) + max(0, len(due) - MAX_ROWS):
         console.print(f"{more:,} more rows: --json shows all.")
+    for day, reason, number in malformed:
+        console.print(
+            f"{day}: {number:,} session results could not be read: {reason} (malformed.ndjson in the journal)"
+        )
 
 
 def history(domain: running.Domain = None, *, json: running.Json = False, config: running.Config = None) -> None:
@@ -100,15 +108,16 @@ def show(
 ) -> None:
     """Show the report about a domain as it was sent, or as it would be: of the newest day that is known, or of DAY."""
     from sender import config as configuration
-    from sender import journal, showing
+    from sender import journal, report, showing
     from sender.store import engine
 
     if json and mail:
         raise typer.BadParameter("--json and --mail exclude each other")
-    with running.failures(engine.StoreError, journal.JournalError):
+    with running.failures(engine.StoreError, journal.JournalError, report.InvalidReportError):
         settings = running.settings(config)
         identity = configuration.identity(settings)
-        shown = showing.look(_up_to_date(settings), identity, domain, day, revision)
+        store, code = _up_to_date(settings)
+        shown = showing.look(store, identity, domain, day, revision)
         if shown is None:
             when = f" on {day}" if day else ""
             raise running.failed(f"nothing is known of {domain}{when}")
@@ -118,6 +127,7 @@ def show(
             typer.echo(_message(settings, identity, shown), nl=False)
         else:
             _print_report(shown)
+    raise typer.Exit(code)
 
 
 def _message(settings: "configuration.Config", identity: "configuration.Identity", shown: "showing.Shown") -> bytes:
@@ -162,8 +172,8 @@ def _standing(shown: "showing.Shown") -> str:
     return f"As it was built at {shown.report.created:%Y-%m-%d %H:%M:%S} UTC{revision}."
 
 
-def _up_to_date(settings: "configuration.Config") -> "engine.Store":
-    """Open the store, and tally what the journal of this host holds."""
+def _up_to_date(settings: "configuration.Config") -> "tuple[engine.Store, int]":
+    """Open the store, and tally what the journal of this host holds; an exit code tells whether all of it was."""
     from sender import journal, tally
     from sender.store import engine
 
@@ -171,5 +181,5 @@ def _up_to_date(settings: "configuration.Config") -> "engine.Store":
     try:
         tally.open_tally(settings, store).catch_up(dt.datetime.now(dt.UTC))
     except journal.JournalError as error:
-        running.complain(f"tlsrpt: not counted: {error}")
-    return store
+        return store, running.complain(f"tlsrpt: {error}")
+    return store, 0

@@ -89,12 +89,17 @@ class Selection:
     day: dt.date | None = None
     domain: str | None = None
     report_id: str | None = None
+    scheme: str | None = None
+    due_by: dt.datetime | None = None
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """Return it as conditions on the table."""
         table = schema.deliveries
-        asked = {"day": self.day, "domain": self.domain, "report_id": self.report_id}
-        return [table.c[name] == value for name, value in asked.items() if value is not None]
+        asked = {"day": self.day, "domain": self.domain, "report_id": self.report_id, "scheme": self.scheme}
+        conditions: list[sa.ColumnElement[bool]] = [
+            table.c[name] == value for name, value in asked.items() if value is not None
+        ]
+        return conditions if self.due_by is None else [*conditions, table.c.next_attempt <= _seconds(self.due_by)]
 
 
 def claim(
@@ -127,24 +132,33 @@ def note(
 ) -> None:
     """Note how an attempt went, and give the lease back.
 
-    An attempt is noted whatever became of the row meanwhile, except that a cancelled delivery is not tried again, and
-    what was delivered stays delivered.
+    That it was delivered or refused is noted whatever became of the row meanwhile, but what was delivered stays
+    delivered; when to try again, and that it is given up, only if nobody has cancelled it or begun anew.
     """
     table = schema.deliveries
     change: dict[str, Any] = {
         "attempts": delivery.attempts + 1,
         "first_attempt": _seconds(delivery.first_attempt or now),
         "answer": step.answer,
-        "leased_until": None,
     }
     row = sa.update(table).where(table.c.report_id == delivery.report_id, table.c.number == delivery.number)
+    connection.execute(row.values(leased_until=None))
     if isinstance(step, outcome.Settled):
         change |= {"state": step.state.value, "settled": _seconds(now), "next_attempt": None}
         row = row.where(table.c.state != outcome.State.DELIVERED.value)
     else:
         change |= {"next_attempt": _seconds(step.at)}
-        row = row.where(table.c.state == outcome.State.DUE.value)
+    if isinstance(step, outcome.Again) or step.state is outcome.State.EXPIRED:
+        row = row.where(table.c.state == outcome.State.DUE.value, table.c.attempts == delivery.attempts)
     connection.execute(row.values(change))
+
+
+def release(connection: sa.Connection, claimed: Iterable[Delivery]) -> None:
+    """Give leases back of which no attempt was made."""
+    table = schema.deliveries
+    for one in claimed:
+        row = sa.update(table).where(table.c.report_id == one.report_id, table.c.number == one.number)
+        connection.execute(row.values(leased_until=None))
 
 
 def hurry(connection: sa.Connection, now: dt.datetime, selection: Selection) -> None:
@@ -194,14 +208,6 @@ def of_report(connection: sa.Connection, report_id: str) -> list[Delivery]:
     table = schema.deliveries
     query = sa.select(table).where(table.c.report_id == report_id).order_by(table.c.number)
     return [from_row(row) for row in connection.execute(query)]
-
-
-def next_due(connection: sa.Connection) -> dt.datetime | None:
-    """Return when the next delivery is due."""
-    table = schema.deliveries
-    query = sa.select(sa.func.min(table.c.next_attempt)).where(table.c.state == outcome.State.DUE.value)
-    seconds = connection.execute(query).scalar()
-    return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
 
 
 def mailed(connection: sa.Connection, domains: Iterable[str], since: dt.datetime, until: dt.datetime) -> dict[str, int]:

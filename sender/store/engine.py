@@ -99,7 +99,7 @@ def check_url(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
     except exc.ArgumentError as error:
-        raise config.ConfigError(f'store.url = "{url}": not a URL: {cure}') from error
+        raise config.ConfigError(f"store.url: not a URL: {cure}") from error  # it may have a password in it
     if parsed.drivername != "sqlite" or parsed.database in {None, "", ":memory:"}:
         shown = parsed.render_as_string(hide_password=True)
         raise config.ConfigError(f'store.url = "{shown}": not supported: {cure}')

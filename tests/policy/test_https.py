@@ -316,6 +316,24 @@ def test_a_receiver_that_never_answers_is_left(nameserver: Nameserver, server_tl
         asyncio.run(_exchange(nameserver, _settings(ca_file), Server(_never), server_tls(HOST), limit=0.2))
 
 
+def test_a_post_that_waits_for_others_to_the_same_host_has_all_its_time(
+    nameserver: Nameserver, server_tls: ServerTls, ca_file: str
+) -> None:
+    """A receiver that takes its time is not punished for the length of our queue."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.3)
+        return web.Response()
+
+    async def post() -> list[https.Answer]:
+        server = Server(handler)
+        async with server.run(server_tls(HOST)) as port, _client(nameserver, _settings(ca_file), limit=1) as client:
+            url = f"https://receiver.example:{port}/"
+            return await asyncio.gather(*(client.post(url, b"", TYPE) for _ in range(5 * https.MAX_PER_HOST)))
+
+    assert {answer.status for answer in asyncio.run(post())} == {200}
+
+
 @contextlib.asynccontextmanager
 async def _raw(
     talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], tls: ssl.SSLContext | None

@@ -88,3 +88,23 @@ def test_any_text_gives_a_name_or_an_error(text: str) -> None:
     assert len(name) <= names.MAX_NAME
     assert names.a_label(name) == name
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_.")
+
+
+LOCAL_PARTS = [
+    ("plain", "tls-reports", True),
+    ("dots and signs", "a.b+c=d?e", True),
+    ("64 octets", "a" * 64, True),
+    ("65 octets", "a" * 65, False),
+    ("empty", "", False),
+    ("a dot at the end", "a.", False),
+    ("a blank", "a b", False),
+    ("a line end", "a\n", False),
+    ("a letter beyond ASCII", "é", False),
+    ("an encoded-word", "=?utf-8?q?v=40evil.example=2C?=", False),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), [row[1:] for row in LOCAL_PARTS], ids=[row[0] for row in LOCAL_PARTS])
+def test_only_what_means_the_same_everywhere_is_a_local_part(text: str, *, expected: bool) -> None:
+    """Nothing that an SMTP server or a reader of header fields could take for something else."""
+    assert names.is_local_part(text) is expected

@@ -552,3 +552,10 @@ def check_failure(detail: session.Failure) -> None:
         ipaddress.ip_address(helo[1:-1].removeprefix("IPv6:"))
     elif helo is not None:
         assert names.a_label(helo) == helo
+
+
+@pytest.mark.parametrize("depth", range(900, 1000, 3))
+def test_a_version_nested_too_deeply_is_malformed(depth: int) -> None:
+    """Whatever Python's limit is where it is shown: one datagram must not end the tally."""
+    with pytest.raises(datagram.MalformedError):
+        datagram.decode(b'{"dpv":' + b"[" * depth + b"]" * depth + b"}")

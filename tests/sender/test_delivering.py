@@ -309,3 +309,17 @@ def test_a_delivery_that_cannot_be_made_does_not_hold_the_others_up(in_internet:
         assert len(net.mail.mailbox.messages) == len(net.https.requests) == 1
 
     in_internet(scenario)
+
+
+def test_what_is_not_begun_when_it_is_stopped_is_left_as_it_was(in_internet: Run, store: engine.Store) -> None:
+    """The end of the process costs one mail at most; all others are free for the next start at once."""
+
+    async def scenario(net: internet.Internet, job: daily.Daily) -> None:
+        for number in range(5):
+            put_report(store, job, f"mailto:r@a{number}.example")
+        attempts = await job.courier.deliver(stopped=lambda: len(net.mail.mailbox.messages) == 2)
+        assert len(attempts) == len(net.mail.mailbox.messages) == 2
+        assert len(await delivered(job)) == 3
+        assert len({message.recipients for message in net.mail.mailbox.messages}) == 5
+
+    in_internet(scenario)

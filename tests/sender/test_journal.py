@@ -406,3 +406,11 @@ def test_a_segment_that_was_removed_meanwhile_has_nothing_more(tmp_path: Path) -
     """Another tally may have been faster."""
     gone = journal.Segment(dt.date(2026, 11, 23), "x", tmp_path / "x", finished=True)
     assert journal.read(gone, 7, 100) == journal.Chunk([], 7)
+
+
+def test_a_writer_tells_that_the_clock_ran_ahead_once(tmp_path: Path) -> None:
+    """Its datagrams go to the later day, until that day's files are moved away."""
+    for now, ahead in ((NOON, False), (NOON + 9 * 86400, False), (NOON, True)):
+        writer = journal.Writer(tmp_path, now)
+        assert writer.is_ahead(now) is ahead
+        writer.close()

@@ -32,6 +32,7 @@ PATIENCE = 20.0
 
 SCHEDULE = """
 import asyncio, datetime as dt, json, sys
+from policy import tlsrpt
 from sender import config, daily, reporter
 from sender.store import engine
 
@@ -43,7 +44,8 @@ async def main():
         settings = config.parse(f"{text}[report]\\nsettle={settle}\\n[store]\\nurl='sqlite:///{sys.argv[1]}'", {})
         store = engine.open_store(settings.store.url)
         async with daily.open_daily(settings, store) as job:
-            scheduler = reporter.schedule(settle, reporter.Closer(job), reporter.Deliverer(job))
+            deliverers = {'deliver': reporter.Deliverer(job, tlsrpt.Scheme.MAILTO)}
+            scheduler = reporter.schedule(settle, reporter.Closer(job), deliverers)
             scheduler.start(paused=True)
             for one in scheduler.get_jobs():
                 last = NOON
@@ -229,7 +231,7 @@ def test_the_end_waits_for_the_batch_under_way_and_begins_no_other(in_internet: 
         net.zone.put("localhost", zone.A("127.0.0.1"))
         net.https.program("/slow", receivers.Silent())
         slow = put_report(store, job, f"https://localhost:{net.https.port}/slow")
-        deliverer = reporter.Deliverer(job)
+        deliverer = reporter.Deliverer(job, tlsrpt.Scheme.HTTPS)
         delivering = asyncio.create_task(deliverer.run())
         await until(lambda: net.https.requests)
         stopping = asyncio.create_task(deliverer.stop())
@@ -266,12 +268,12 @@ def test_old_days_are_deleted_and_never_come_back(
             append(net.directory / "journal", noon - days * DAY, datagram("a.example"))
         closer = reporter.Closer(job)
         await closer.run()
-        await reporter.Deliverer(job).run()
+        await reporter.Deliverer(job, tlsrpt.Scheme.MAILTO).run()
         assert len(reported(net)) == 3
         for _ in range(keep_days + 4):
             clock.pass_(days=1)
             await closer.run()
-            await reporter.Deliverer(job).run()
+            await reporter.Deliverer(job, tlsrpt.Scheme.MAILTO).run()
         assert segment_names(net) == ["2026-11-23"]
         with store.read() as connection:
             assert list(listings.pending_days(connection)) == []

@@ -62,7 +62,7 @@ def test_a_store_of_a_newer_version_is_left_alone(tmp_path: pathlib.Path) -> Non
 )
 def test_a_url_of_no_store_is_a_mistake_in_the_configuration(url: str) -> None:
     """One line that names key, value and cure, without the password."""
-    with pytest.raises(config.ConfigError, match=r"store.url = .*: use sqlite:////") as caught:
+    with pytest.raises(config.ConfigError, match=r"store.url.*: use sqlite:////") as caught:
         engine.open_store(url)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -211,6 +211,20 @@ def test_retry_leaves_an_attempt_under_way_alone(store: engine.Store) -> None:
         deliveries.note(connection, one, NOON, outcome.Settled(outcome.State.DELIVERED, "250 ok"))
         deliveries.note(connection, one, NOON, outcome.Settled(outcome.State.REFUSED, "550 no"))
         assert [one.state for one in deliveries.of_report(connection, "1@s.example")] == ["delivered"]
+
+
+def test_retry_begins_anew_whatever_an_attempt_under_way_comes_to(store: engine.Store) -> None:
+    """It may not be given up because of the window that the postmaster has just renewed."""
+    _deliver_to(store, "mailto:r@a.example")
+    with store.write() as connection:
+        for _ in range(3):
+            (one,) = deliveries.claim(connection, NOON, 9)
+            deliveries.note(connection, one, NOON, outcome.Again(NOON, "450 later"))
+        (one,) = deliveries.claim(connection, NOON, 9)
+        deliveries.retry(connection, "1@s.example", NOON)
+        deliveries.note(connection, one, NOON, outcome.Settled(outcome.State.EXPIRED, "given up"))
+        (again,) = deliveries.claim(connection, NOON, 9)
+        assert (again.state, again.attempts, again.first_attempt) == ("due", 0, None)
 
 
 def test_report_mails_are_counted_by_the_domain_they_went_to(store: engine.Store) -> None:

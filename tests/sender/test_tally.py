@@ -148,3 +148,18 @@ def test_a_segment_that_cannot_be_read_is_an_error_and_holds_no_other_up(
     with pytest.raises(journal.JournalError, match=r"cannot be read: .*: make it readable for this user, or move it"):
         tally.Tally(store, directory).catch_up(NOON)
     assert _sessions(store) == {"a.example 2026-11-23": 1}
+
+
+def test_a_segment_that_another_tally_has_just_removed_is_not_counted_again(
+    store: engine.Store, directory: pathlib.Path
+) -> None:
+    """Read, and then counted, removed and forgotten by the other before this one could commit."""
+    for hour in (0, 1):
+        _append(directory, GOOD, now=NOON + dt.timedelta(hours=hour))
+    segment, _ = journal.segments(directory)
+    identity = journal.identity(directory)
+    slow = tally.Tally(store, directory)
+    chunk = journal.read(segment, 0, tally.STRETCH)
+    assert tally.Tally(store, directory).catch_up(NOON + dt.timedelta(days=5)) == 2
+    assert slow._commit(identity, segment, 0, chunk) == 0
+    assert _sessions(store) == {"a.example 2026-11-23": 2}

@@ -195,7 +195,6 @@ def test_a_store_that_is_none_is_a_failure(tlsrpt: Command, tmp_path: pathlib.Pa
 FAILURES = [
     ("store in a folder that cannot be made", ["pending"], {"TLSRPT_STORE_URL": "sqlite:////proc/x/db"}, "/proc/x:"),
     ("store that is a folder", ["history"], {"TLSRPT_STORE_URL": "sqlite:////proc"}, "unable to open database file"),
-    ("journal that is a file", ["pending"], {"TLSRPT_RECORDER_JOURNAL": "tlsrpt.toml"}, "tlsrpt.toml"),
     ("submit without a recorder", ["submit"], {}, "no such socket: is `tlsrpt serve recorder` running"),
     ("submit of no file", ["submit", "gone.ndjson"], {}, "gone.ndjson"),
     ("retry of an unknown id", ["retry", "x@y"], {}, "no report has the id x@y: pending and history show the ids"),

@@ -193,7 +193,9 @@ def test_what_goes_wrong_on_the_way_is_told_on_standard_error_only(tlsrpt: Comma
     (tmp_path / "journal" / "2026-11-20.00000000000.ndjson").mkdir()
     shown = tlsrpt("pending", "--json")
     assert [row["domain"] for row in json.loads(shown.stdout)["domain_days"]] == ["a.example"]
+    assert shown.returncode == 1
     assert "malformed datagrams" in shown.stderr
+    assert "1 session results could not be read: not-json" in tlsrpt("pending").stdout
     assert "make it readable for this user, or move it away" in shown.stderr
 
 
