@@ -24,7 +24,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from policy import tlsrpt
-from sender import closing, config, daily, delivering, journal, summary
+from sender import closing, config, daily, delivering, journal, signature, summary
 from sender.store import deliveries, engine
 
 DELIVER_EVERY = 5
@@ -142,6 +142,13 @@ async def _safely(name: str, function: Job) -> None:
         log.info("a job was broken off", job=name)
 
 
+def _tell_key(signer: signature.Signer) -> None:
+    """Say what must be in the DNS for receivers to believe the signatures (RFC 8460 section 3)."""
+    log.info("report mails are signed", dns_name=signature.dns_name(signer), txt=signature.dns_record(signer))
+    if signer.is_weak:
+        log.warning("the DKIM key is short: many receivers want 2048 bits", bits=signer.bits)
+
+
 async def run(settings: config.Config, store: engine.Store) -> None:
     """Run until SIGTERM or SIGINT.
 
@@ -156,6 +163,8 @@ async def run(settings: config.Config, store: engine.Store) -> None:
         scheduler = schedule(settings.report.settle, Closer(job), deliverers)
         scheduler.start()
         log.info("reporter started")
+        if job.courier.signer:
+            _tell_key(job.courier.signer)
         await stop.wait()
         await asyncio.gather(*(deliverer.stop() for deliverer in deliverers.values()))
         scheduler.shutdown(wait=False)

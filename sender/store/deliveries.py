@@ -86,16 +86,14 @@ def add(
 class Selection:
     """Which deliveries are meant; ``None`` leaves it open."""
 
-    day: dt.date | None = None
     domain: str | None = None
-    report_id: str | None = None
     scheme: str | None = None
     due_by: dt.datetime | None = None
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """Return it as conditions on the table."""
         table = schema.deliveries
-        asked = {"day": self.day, "domain": self.domain, "report_id": self.report_id, "scheme": self.scheme}
+        asked = {"domain": self.domain, "scheme": self.scheme}
         conditions: list[sa.ColumnElement[bool]] = [
             table.c[name] == value for name, value in asked.items() if value is not None
         ]

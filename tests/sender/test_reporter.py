@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from policy import tlsrpt
 from sender import closing, counting, daily, journal, report, reporter
-from sender.demo import internet, receivers, verify, zone
+from sender.demo import dns, internet, receivers, verify, zone
 from sender.store import counts, deliveries, engine, listings, reports, schema
 
 Run = Callable[[Callable[[internet.Internet, daily.Daily], Awaitable[None]]], None]
@@ -157,6 +157,9 @@ def test_days_that_were_missed_are_closed_reported_and_delivered_at_the_start(
                 assert [check for check in verified.checks if not check.passed] == []
             assert open_days(tmp_path) == [((noon.date()).isoformat(), f"{name}.example", "open") for name in "ab"]
             assert {row["level"] for row in served.events()} == {"info"}
+            (signed,) = served.events("report mails are signed")
+            published = await dns.ask(net.nameserver, signed["dns_name"], zone.Txt)
+            assert published == (zone.Txt(signed["txt"]),), "the log says which record to publish"
 
     asyncio.run(scenario())
 
