@@ -6,6 +6,7 @@
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime as dt
 import enum
@@ -199,7 +200,8 @@ class _Protocol(smtp.SMTP):
         """Break the connection; return the task that still ends."""
         for transport in (self.transport, self._original_transport):
             if isinstance(transport, asyncio.WriteTransport):
-                transport.abort()
+                with contextlib.suppress(AttributeError):  # Python 3.11.2: a TLS transport that was closed twice
+                    transport.abort()
         return self._handler_coroutine
 
     async def give(self, answer: mailbox.Answer) -> str:
