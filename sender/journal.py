@@ -23,8 +23,6 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from sender import datagram
 
 MAX_SEGMENT = 64 * 1024 * 1024
@@ -33,17 +31,8 @@ MAX_SEGMENT = 64 * 1024 * 1024
 MAX_LINE = datagram.MAX_DATAGRAM + 1
 """Bytes read while no line feed comes: no line is longer, so what is longer was not written by a recorder."""
 
-MAX_SET_ASIDE = 1024 * 1024
-"""Bytes of the set-aside file before it is rotated, once: it is there to be looked at, not to be complete."""
-
-MAX_SHOWN = 4096
-"""Bytes of a datagram in the set-aside file: enough to see what is wrong."""
-
 IDENTITY = ".id"
 """Name of the file within the journal that tells its identity."""
-
-SET_ASIDE = "malformed.ndjson"
-"""Name of the set-aside file within the journal."""
 
 _DAY = 86400.0
 """Seconds."""
@@ -413,38 +402,3 @@ def _last_moment(directory: Path) -> dt.datetime:
     found = segments(directory)
     last = _moment(found[-1].name) if found else None
     return last or dt.datetime.fromtimestamp(0, dt.UTC)
-
-
-class _Aside(msgspec.Struct, frozen=True):
-    segment: str
-    reason: str
-    datagram: str
-
-
-class SetAside:
-    """A file of datagrams that could not be used, for a person to look at; at most two files of ``max_bytes``.
-
-    Args:
-        path: of the file; the one before it has ``.1`` added.
-        max_bytes: of one file.
-    """
-
-    def __init__(self, path: Path, max_bytes: int = MAX_SET_ASIDE) -> None:
-        self._path = path
-        self._max_bytes = max_bytes
-
-    def add(self, segment_name: str, reason: str, content: bytes) -> bool:
-        r"""Append one datagram, its beginning at least; bytes that are no UTF-8 are shown as ``\xff``.
-
-        Returns:
-            whether it was written. It is an aid only, so a full disk is no error.
-        """
-        text = content[:MAX_SHOWN].decode(errors="backslashreplace")
-        line = msgspec.json.encode(_Aside(segment_name, reason, text)) + b"\n"
-        try:
-            if self._path.exists() and self._path.stat().st_size + len(line) > self._max_bytes:
-                self._path.replace(f"{self._path}.1")
-            with self._path.open("ab", buffering=0) as file:
-                return file.write(line) == len(line)
-        except OSError:
-            return False

@@ -15,7 +15,7 @@ import threading
 
 import structlog
 
-from sender import config, counting, journal
+from sender import config, counting, journal, set_aside
 from sender.store import counts, engine
 
 STRETCH = 16 * 2**20
@@ -100,13 +100,13 @@ class Tally:
         return len(chunk.lines)
 
     def _set_aside(self, segment: journal.Segment, stretch: counting.Counts) -> None:
-        aside = journal.SetAside(self.directory / journal.SET_ASIDE)
+        aside = set_aside.SetAside(self.directory / set_aside.NAME)
         reasons: collections.Counter[str] = collections.Counter()
         for raw, error, times in stretch.malformed:
             aside.add(segment.name, error.reason, raw)
             reasons[error.reason] += times
         if reasons:
-            log.warning("malformed datagrams", **reasons, see=str(self.directory / journal.SET_ASIDE))
+            log.warning("malformed datagrams", **reasons, see=str(self.directory / set_aside.NAME))
 
 
 def open_tally(settings: config.Config, store: engine.Store) -> Tally:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from sender import journal, tally
+from sender import journal, set_aside, tally
 from sender.store import engine, listings
 
 NOON = dt.datetime(2026, 11, 23, 12, tzinfo=dt.UTC)
@@ -90,7 +90,7 @@ def test_malformed_datagrams_are_set_aside_and_counted_by_reason(store: engine.S
     with store.read() as connection:
         malformed = {reason: datagrams for _, reason, datagrams in listings.malformed(connection)}
     assert malformed == {"not-json": 3, "no-domain": 1}
-    assert "nonsense" in (directory / journal.SET_ASIDE).read_text()
+    assert "nonsense" in (directory / set_aside.NAME).read_text()
     assert _sessions(store) == {"a.example 2026-11-23": 1}
 
 
