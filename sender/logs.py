@@ -11,6 +11,8 @@ from typing import Any, TextIO, cast
 
 import structlog
 
+from sender import printable
+
 _ORDER = ["timestamp", "level", "event"]
 
 
@@ -55,4 +57,4 @@ def configure(*, json: bool) -> None:
 
 def _escape(_logger: Any, _method: str, line: Any) -> str:
     """Escape control characters that a stranger's text may have: they would change what a terminal shows."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+    return printable.escaped(line)

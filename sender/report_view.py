@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box, console, padding, table, text
 
-from sender import report
+from sender import printable, report
 
 MAX_TEXT = 500
 """Characters shown of one string: an EHLO or policy line longer than six lines of a terminal helps nobody."""
@@ -127,5 +127,5 @@ def _lines_of(lines: Iterable[text.Text]) -> text.Text:
 
 def _literal(string: str, style: str = "") -> text.Text:
     """Return a string of a stranger: no markup, what does not print as an escape, cut when too long."""
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in string[:MAX_TEXT])
+    shown = printable.escaped(string[:MAX_TEXT])
     return text.Text(shown + ("…" if len(string) > MAX_TEXT else ""), style)

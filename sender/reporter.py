@@ -100,13 +100,12 @@ class Deliverer:
 
 
 def _log_attempts(attempts: Iterable[delivering.Attempt]) -> None:
-    done = summary.Summary()
     for attempt in attempts:
         log.info(
             "delivery",
             report_id=attempt.delivery.report_id,
             rua=attempt.delivery.rua,
-            state=done.attempted(attempt),
+            state=summary.ending(attempt),
             answer=attempt.step.answer,
         )
 

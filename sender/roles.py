@@ -15,7 +15,6 @@ from sender import config, supervisor
 
 RECORDER = "recorder"
 REPORTER = "reporter"
-ALL = (RECORDER, REPORTER)
 
 log = structlog.get_logger()
 

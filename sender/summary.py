@@ -10,6 +10,11 @@ DEFERRED = "deferred"
 """What a delivery that is tried again is counted as, beside the states it can be settled in."""
 
 
+def ending(attempt: delivering.Attempt) -> str:
+    """Return how an attempt ended: a state of ``outcome.State``, or :data:`DEFERRED`."""
+    return attempt.step.state.value if isinstance(attempt.step, outcome.Settled) else DEFERRED
+
+
 @dataclasses.dataclass(slots=True)
 class Summary:
     """Counts of one run."""
@@ -32,8 +37,7 @@ class Summary:
 
     def attempted(self, attempt: delivering.Attempt) -> str:
         """Count an attempt to deliver, and return as what."""
-        step = attempt.step
-        state = step.state.value if isinstance(step, outcome.Settled) else DEFERRED
+        state = ending(attempt)
         self.deliveries[state] += 1
         return state
 

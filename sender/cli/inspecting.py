@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sender import printable
 from sender.cli import running
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _print_report(shown: "showing.Shown") -> None:
             console.print()
             sessions = f"{row.successful:,} successful and {row.failed:,} failed sessions"
             why = f"{row.state}, {row.reason}" if row.reason else row.state
-            console.print(running.printable(f"{sessions} are not in a report: {why}"), markup=False)
+            console.print(printable.escaped(f"{sessions} are not in a report: {why}"), markup=False)
 
 
 def _standing(shown: "showing.Shown") -> str:

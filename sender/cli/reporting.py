@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sender import printable
 from sender.cli import running
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ async def _dry_run(
                 row = _decided_row(one)
                 decided.append(row)
                 if not json:
-                    typer.echo(running.printable(f"{row['day']} {row['domain']}: {_would(row)}"))
+                    typer.echo(printable.escaped(f"{row['day']} {row['domain']}: {_would(row)}"))
     if json:
         typer.echo(rows.dumps({"domain_days": decided}))
     elif not decided:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from policy import names
-from sender import config
+from sender import config, printable
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -49,13 +49,8 @@ def failed(text: str) -> typer.Exit:
 
 def complain(text: str, code: int = FAILED) -> int:
     """Say what is wrong in one line on standard error; return the exit code."""
-    typer.echo(printable(" ".join(text.split())), err=True)
+    typer.echo(printable.escaped(" ".join(text.split())), err=True)
     return code
-
-
-def printable(text: str) -> str:
-    """Return a text that may be a stranger's with escapes for what does not print, such as terminal controls."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def settings(path: pathlib.Path | None) -> config.Config:

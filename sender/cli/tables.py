@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 from rich import box, table, text
 
-from sender import outcome
-from sender.cli import running
+from sender import outcome, printable
 from sender.store import deliveries, listings
 
 _STATE_STYLES = {
@@ -41,7 +40,7 @@ def state(name: str) -> text.Text:
 
 
 def _literal(string: str) -> text.Text:
-    return text.Text(running.printable(string))
+    return text.Text(printable.escaped(string))
 
 
 def _time(moment: dt.datetime | None) -> str:

@@ -139,8 +139,8 @@ def note(
         "first_attempt": _seconds(delivery.first_attempt or now),
         "answer": step.answer,
     }
+    release(connection, [delivery])
     row = sa.update(table).where(table.c.report_id == delivery.report_id, table.c.number == delivery.number)
-    connection.execute(row.values(leased_until=None))
     if isinstance(step, outcome.Settled):
         change |= {"state": step.state.value, "settled": _seconds(now), "next_attempt": None}
         row = row.where(table.c.state != outcome.State.DELIVERED.value)
@@ -152,7 +152,7 @@ def note(
 
 
 def release(connection: sa.Connection, claimed: Iterable[Delivery]) -> None:
-    """Give leases back of which no attempt was made."""
+    """Give leases back."""
     table = schema.deliveries
     for one in claimed:
         row = sa.update(table).where(table.c.report_id == one.report_id, table.c.number == one.number)

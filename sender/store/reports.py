@@ -1,7 +1,7 @@
 """The reporter's side of the store: closed domain-days, their counts, and the reports made of them.
 
-A domain-day is decided once: building its report and marking it reported is one transaction, and of two processes that
-build the same one only the first commits (:func:`decide`).
+A domain-day is decided once: marking it reported and keeping its report is one transaction, and of two processes
+that build the same one the second learns from the mark that it came too late (:func:`decide`).
 """
 
 import dataclasses
@@ -140,7 +140,7 @@ def decide(connection: sa.Connection, domain_day: DomainDay, state: str, reason:
     With :data:`schema.UNDECIDED` only the reason is noted why it has to wait.
 
     Returns:
-        Whether it was still undecided; otherwise another process was first, and the caller must roll back.
+        Whether it was still undecided; otherwise nothing was changed, and what would go with it must be left, too.
     """
     table = schema.domain_days
     change = (
@@ -152,15 +152,14 @@ def decide(connection: sa.Connection, domain_day: DomainDay, state: str, reason:
     return connection.execute(change).rowcount == 1
 
 
-def add(connection: sa.Connection, made: Report) -> int:
-    """Keep a report, and return its revision: 1 for the first about this domain and day."""
+def add(connection: sa.Connection, made: Report) -> None:
+    """Keep a report, and give it its revision: 1 for the first about this domain and day."""
     table = schema.reports
     highest = sa.select(sa.func.max(table.c.revision)).where(table.c.day == made.day, table.c.domain == made.domain)
     revision = 1 + (connection.execute(highest).scalar() or 0)
     row = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
     row |= {"created": int(made.created.timestamp()), "revision": revision}
     connection.execute(sa.insert(table), row)
-    return revision
 
 
 def of_domain(connection: sa.Connection, domain: str, day: dt.date) -> list[Report]:
