@@ -1,24 +1,28 @@
-"""HTTPS to hosts that strangers name: reports are posted to their receivers (RFC 8460 sections 3 and 5.2).
+"""HTTPS to hosts that strangers name: receivers of reports, and policy hosts.
+
+Reports are posted (RFC 8460 sections 3 and 5.2), policies are got (RFC 8461 section 3.3). A report is delivered once
+its status has come; a policy must come whole, and from a host whose certificate is right, whatever the settings say.
 
 The one module of this room that imports aiohttp. Names are looked up by ``policy.resolver``, and every address is
 judged by ``policy.addresses`` at the moment its socket is made, so neither an IP address in a URL nor DNS that changes
 its mind leads into the local network. No redirects, cookies, proxies from the environment, or decompression; whatever
 the other side does ends in an :class:`Answer` or an :class:`HttpsError` within the time-out.
 
-Known limits: an address once connected to is kept with its connection for some seconds, without another look-up;
-certificates are not checked for revocation.
+Known limits: an address once connected to is kept with its connection for some seconds, without another look-up (not
+of policy hosts); certificates are not checked for revocation; a body that only the end of its connection ends may
+lack its tail without our noticing.
 """
 
 import asyncio
-import contextlib
 import dataclasses
+import errno
 import importlib.metadata
 import io
 import os
 import socket
 import ssl
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -36,7 +40,10 @@ CONNECT_TIMEOUT = 10.0
 """Seconds for one connection with its TLS handshake: long enough for lost packets, short enough to try the next."""
 
 MAX_ANSWER = 64 * 1024
-"""Octets of an answer that are read: it is for people; the status says it all."""
+"""Octets of an answer that are read: that to a report is for people, and for a policy RFC 8461 suggests as many."""
+
+_OK = 200
+"""The one status of a policy (RFC 8461 section 3.3)."""
 
 MAX_PER_HOST = 8
 """Connections to one host at once: a provider receives the reports of many domains and must not be flooded."""
@@ -47,6 +54,21 @@ MAX_LINE = 1000
 
 class HttpsError(Exception):
     """No answer came: try again later. The text names the host and what went wrong, for a postmaster."""
+
+    def __init__(self, text: str, code: str = "connection-failed") -> None:
+        super().__init__(text)
+        self.code = code
+        """In one word, for reports: ``url-invalid``, ``no-address``, ``dns-timeout`` and the others of
+        :class:`resolver.TemporaryError`, ``address-refused``, ``connection-refused``, ``host-unreachable``,
+        ``connection-failed``, ``connection-lost``, ``timeout``, ``tls-handshake-failure``, ``http-invalid``."""
+
+
+class CertificateError(HttpsError):
+    """The host cannot prove its name.
+
+    ``code`` is ``certificate-expired``, ``certificate-not-yet-valid``, ``certificate-host-mismatch`` or
+    ``certificate-not-trusted``.
+    """
 
 
 class RefusedAddressError(HttpsError):
@@ -66,7 +88,9 @@ class Answer:
     content_type: str
     """The header of that name as it came; empty: none."""
     body: bytes
-    """Not unpacked, at most :data:`MAX_ANSWER` octets, and no more than came before the connection broke."""
+    """Not unpacked, at most as many octets as are wanted; to a post, no more than came before the connection broke."""
+    truncated: bool = False
+    """Whether there was more than is wanted."""
 
 
 Guard = Callable[[str], str | None]
@@ -77,7 +101,7 @@ class Client:
     """Sends requests, any number at once; an async context manager, which closes what is open at its end.
 
     Args:
-        settings: ``verify`` holds for report receivers; a policy host must always be verified (RFC 8461 section 3.3).
+        settings: ``verify`` holds for posts; what is got must always be verified (RFC 8461 section 3.3).
         resolver: whom to ask for addresses.
         timeout: seconds a request may take.
         guard: judges addresses; not asked when ``settings.allow_private``.
@@ -94,22 +118,38 @@ class Client:
         timeout: float = TIMEOUT,
         guard: Guard = addresses.refusal,
     ) -> None:
-        self._tls = _tls(settings)
+        self._receivers = _tls(settings, verify=settings.verify)
+        self._policy_hosts = _tls(settings, verify=True)
+        self._policy_hosts.hostname_checks_common_name = False  # DNS-IDs only (RFC 8461 section 3.3)
         self._names = _Names(resolver, (lambda _: None) if settings.allow_private else guard)
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(CONNECT_TIMEOUT, timeout))
         self._agent = f"tlsrpt/{importlib.metadata.version('tlsrpt')}"
-        self._session: aiohttp.ClientSession | None = None
+        self._posting: aiohttp.ClientSession | None = None
+        self._getting: aiohttp.ClientSession | None = None
         self._gates: weakref.WeakValueDictionary[str, asyncio.Semaphore] = weakref.WeakValueDictionary()
 
     async def __aenter__(self) -> Self:
+        self._posting = self._open(self._receivers)
+        self._getting = self._open(self._policy_hosts, force_close=True)  # a policy host is asked once a day
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for session in (self._posting, self._getting):
+            if session is not None:
+                await session.close()
+
+    def _open(self, tls: ssl.SSLContext, *, force_close: bool = False) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
-            ssl=self._tls,
+            ssl=tls,
             resolver=self._names,
             use_dns_cache=False,
             limit_per_host=MAX_PER_HOST,
+            force_close=force_close,
             socket_factory=self._names.make_socket,
         )
-        self._session = aiohttp.ClientSession(
+        return aiohttp.ClientSession(
             connector=connector,
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -117,50 +157,81 @@ class Client:
             auto_decompress=False,
             headers={"User-Agent": self._agent, "Accept-Encoding": "identity"},
         )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
 
     async def post(self, url: str, body: bytes, content_type: str) -> Answer:
         """Post a body to an https URL, which is sent as it is.
+
+        The status comes before the body and holds, whatever becomes of that: a report that was accepted must not be
+        sent again because the receiver closes too early.
 
         Raises:
             HttpsError: no answer came: no address, no connection, no trust, no time, or it is not HTTP.
             RefusedAddressError: only addresses that are not public.
         """
+        with_type = {"Content-Type": content_type}
+        return await self._exchange(self._posting, "POST", url, body=body, headers=with_type)
+
+    async def get(self, url: str, max_bytes: int = MAX_ANSWER) -> Answer:
+        """Get what is behind an https URL; its host's certificate is verified whatever the settings say.
+
+        A body with status 200 comes whole or, if it is too long, ``truncated``.
+
+        Args:
+            url: is sent as it is.
+            max_bytes: octets of the body that are wanted.
+
+        Raises:
+            HttpsError: no answer came: no address, no connection, no time, it is not HTTP, or it broke off.
+            CertificateError: the host cannot prove its name.
+            RefusedAddressError: only addresses that are not public.
+        """
+        return await self._exchange(self._getting, "GET", url, whole=True, max_bytes=max_bytes)
+
+    async def _exchange(
+        self,
+        session: aiohttp.ClientSession | None,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        whole: bool = False,
+        max_bytes: int = MAX_ANSWER,
+    ) -> Answer:
+        if session is None:
+            raise RuntimeError("a Client is used inside of async with")
+        data = None if body is None else io.BytesIO(body)
         host = url
         try:
             target = _target(url)
             host = target.raw_host or url
             gate = self._gates.setdefault(f"{host}:{target.port}", asyncio.Semaphore(MAX_PER_HOST))
-            async with gate:  # the time-out must not run while others of our requests are before this one
-                return await self._exchange(target, body, {"Content-Type": content_type})
+            async with (
+                gate,  # the time-out must not run while others of our requests are before this one
+                session.request(method, target, data=data, headers=headers, allow_redirects=False) as response,
+            ):
+                return await _answer(response, max_bytes, whole=whole and response.status == _OK)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._explain(host, error) from error
-
-    async def _exchange(self, target: yarl.URL, body: bytes, headers: dict[str, str]) -> Answer:
-        if self._session is None:
-            raise RuntimeError("a Client is used inside of async with")
-        data = io.BytesIO(body)
-        async with self._session.post(target, data=data, headers=headers, allow_redirects=False) as response:
-            return await _answer(response)
 
     def _explain(self, host: str, error: Exception) -> HttpsError:
         """Say in our words what aiohttp's exceptions mean."""
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             cause = error.certificate_error
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return CertificateError(f"{host}: certificate: {cause.verify_message}", _certificate_code(cause))
         if isinstance(cause, _RefusedError):
-            return RefusedAddressError(f"{host}: {cause}: set https.allow_private = true to connect to it")
+            cure = "set https.allow_private = true to connect to it"
+            return RefusedAddressError(f"{host}: {cause}: {cure}", "address-refused")
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return HttpsError(f"{host}: no connection within {self._timeout.sock_connect:g} seconds")
+            return HttpsError(f"{host}: no connection within {self._timeout.sock_connect:g} seconds", "timeout")
         if isinstance(error, TimeoutError):
-            return HttpsError(f"{host}: no answer within {self._timeout.total:g} seconds")
-        return HttpsError(f"{host}: {_what(cause)}")
+            return HttpsError(f"{host}: no answer within {self._timeout.total:g} seconds", "timeout")
+        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(cause, _CUT):
+            return HttpsError(f"{host}: TLS: the connection was closed during the handshake", "tls-handshake-failure")
+        what, code = _what(cause)
+        return HttpsError(f"{host}: {what}", code)
 
 
 def _target(url: str) -> yarl.URL:
@@ -170,48 +241,81 @@ def _target(url: str) -> yarl.URL:
     return target
 
 
-def _what(cause: Exception) -> str:
+_CERTIFICATE_CODES = {
+    9: "certificate-not-yet-valid",
+    10: "certificate-expired",
+    62: "certificate-host-mismatch",
+    64: "certificate-host-mismatch",
+}
+"""What OpenSSL's numbers of X509_V_ERR_CERT_NOT_YET_VALID, CERT_HAS_EXPIRED, HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
+mean; the ssl module has no names for them. All others mean that there is no way to a trusted CA."""
+
+
+def _certificate_code(error: ssl.SSLCertVerificationError) -> str:
+    return _CERTIFICATE_CODES.get(error.verify_code, "certificate-not-trusted")
+
+
+_CONNECT_CODES = {
+    errno.ECONNREFUSED: "connection-refused",
+    errno.EHOSTUNREACH: "host-unreachable",
+    errno.ENETUNREACH: "host-unreachable",
+    errno.ETIMEDOUT: "timeout",
+}
+
+
+_CUT = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+"""While connecting: there was a connection, so it was cut in the handshake; TCP's own refusal is another error."""
+
+
+def _what(cause: Exception) -> tuple[str, str]:
+    """Return what happened, for a postmaster and in one word."""
     match cause:
-        case ssl.SSLCertVerificationError():
-            return f"certificate: {cause.verify_message}"
+        case _UnresolvedError():
+            what, code = str(cause), cause.code
         case ssl.SSLError():
-            return f"TLS: {cause.reason or cause}"
+            what, code = f"TLS: {cause.reason or cause}", "tls-handshake-failure"
         case aiohttp.ClientResponseError():
-            return f"not HTTP: {_line(cause.message)}"
+            what, code = f"not HTTP: {_line(cause.message)}", "http-invalid"
+        case aiohttp.ClientPayloadError():
+            what, code = "the answer broke off", "connection-lost"
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | ConnectionResetError():
-            return "the connection was closed before an answer came"
+            what, code = "the connection was closed before an answer came", "connection-lost"
         case OSError(errno=int(number)):
-            return f"cannot connect: {os.strerror(number)}"
+            what, code = f"cannot connect: {os.strerror(number)}", _CONNECT_CODES.get(number, "connection-failed")
+        case ValueError():
+            what, code = _line(str(cause)), "url-invalid"
         case _:
-            return _line(str(cause)) or type(cause).__name__
+            what, code = _line(str(cause)) or type(cause).__name__, "connection-failed"
+    return what, code
 
 
-async def _answer(response: aiohttp.ClientResponse) -> Answer:
+async def _answer(response: aiohttp.ClientResponse, max_bytes: int, *, whole: bool) -> Answer:
+    body = bytearray()
+    try:
+        await _fill(body, response, max_bytes)
+    except (aiohttp.ClientError, OSError):
+        if whole:
+            raise
+    finally:
+        if not response.content.at_eof():
+            _abort(response)
     retry_after = response.headers.get("Retry-After")
     return Answer(
         status=response.status,
         reason=_line(response.reason or ""),
         retry_after=None if retry_after is None else _line(retry_after),
         content_type=_line(response.headers.get("Content-Type", "")),
-        body=await _beginning(response),
+        body=bytes(body[:max_bytes]),
+        truncated=len(body) > max_bytes,
     )
 
 
-async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    """Read the body as far as it comes, and not beyond the limit.
-
-    The status has come before it and holds, whatever becomes of the body: a report that was accepted must not be
-    sent again because the receiver closes too early.
-    """
-    body = bytearray()
-    with contextlib.suppress(aiohttp.ClientError, OSError):
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > MAX_ANSWER:
-                break
-    if not response.content.at_eof():
-        _abort(response)
-    return bytes(body[:MAX_ANSWER])
+async def _fill(body: bytearray, response: aiohttp.ClientResponse, max_bytes: int) -> None:
+    """Read the body as far as it comes, and not far beyond the limit."""
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > max_bytes:
+            break
 
 
 def _abort(response: aiohttp.ClientResponse) -> None:
@@ -234,6 +338,10 @@ class _RefusedError(OSError):
 class _UnresolvedError(OSError):
     """There is no address, or nobody knows just now."""
 
+    def __init__(self, text: str, code: str) -> None:
+        super().__init__(text)
+        self.code = code
+
 
 class _Names(aiohttp.abc.AbstractResolver):
     """Looks up names for aiohttp and makes its sockets, both behind the guard."""
@@ -252,9 +360,9 @@ class _Names(aiohttp.abc.AbstractResolver):
         try:
             found = await self._resolver.addresses(host)
         except resolver.TemporaryError as error:
-            raise _UnresolvedError(str(error)) from error
+            raise _UnresolvedError(str(error), error.code) from error
         if not found:
-            raise _UnresolvedError("the host has no address")
+            raise _UnresolvedError("the host has no address", "no-address")
         passed = [address for address in found if self._guard(address) is None]
         self._check(passed[0] if passed else found[0])
         return [_result(host, address, port) for address in passed]
@@ -279,7 +387,7 @@ def _result(host: str, address: str, port: int) -> aiohttp.abc.ResolveResult:
     return aiohttp.abc.ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=0)
 
 
-def _tls(settings: Https) -> ssl.SSLContext:
+def _tls(settings: Https, *, verify: bool) -> ssl.SSLContext:
     """Trust the anchors of the system and those of the configuration, or anybody."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
@@ -289,7 +397,7 @@ def _tls(settings: Https) -> ssl.SSLContext:
         except OSError as error:
             cure = "give a file of CA certificates in PEM, or leave it empty"
             raise ValueError(f'https.ca_file = "{settings.ca_file}": cannot be read: {error}: {cure}') from error
-    if not settings.verify:
+    if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import dns.edns
 import dns.exception
 import dns.flags
 import dns.message
@@ -24,7 +25,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 Zone = Mapping[tuple[str, str], Sequence[str] | str]
-"""(name, type) to records in zone file form, or ``SILENT``, ``GARBAGE`` or an rcode's name; read anew each time."""
+"""(name, type) to records in zone file form, or ``SILENT``, ``GARBAGE``, ``BOGUS`` or an rcode's name; read anew each
+time. Besides the types of the DNS: (name, ``SIGNED``) and (name, ``UNSIGNED``) say whether this name and all below it
+are secure, with any value (none are by default); (name, ``TTL``) has the seconds of its records (60 by default);
+(name, ``ASKED CNAME``) says what happens only when this type is asked for. The SOA of the name itself or the nearest
+above it goes with negative answers."""
 
 _UDP_SIZE = 512
 
@@ -33,20 +38,47 @@ def _answer(zone: Zone, wire: bytes) -> bytes | None:
     query = dns.message.from_wire(wire)
     response = dns.message.make_response(query)
     name, kind = query.question[0].name, query.question[0].rdtype
+    secure = bool(query.flags & dns.flags.AD and query.ednsflags & dns.flags.DO)
+    asked = zone.get((_text(name), f"ASKED {kind.name}"))
+    if isinstance(asked, str):
+        return _special(asked, wire, response)
     for _ in range(8):
-        found = zone.get((name.to_text(omit_final_dot=True), kind.name))
-        alias = zone.get((name.to_text(omit_final_dot=True), "CNAME"))
+        text = _text(name)
+        found = zone.get((text, kind.name))
+        alias = zone.get((text, "CNAME"))
+        ttl = int(zone.get((text, "TTL"), ["60"])[0])
+        secure = secure and _nearest(zone, name, "SIGNED", "UNSIGNED")[1] == "SIGNED"
         if isinstance(found, str):
             return _special(found, wire, response)
         if found is not None:
-            response.answer.append(dns.rrset.from_text(name, 60, "IN", kind, *found))
+            response.answer.append(dns.rrset.from_text(name, ttl, "IN", kind, *found))
         if found is not None or alias is None:
             break
-        response.answer.append(dns.rrset.from_text(name, 60, "IN", "CNAME", *alias))
+        response.answer.append(dns.rrset.from_text(name, ttl, "IN", "CNAME", *alias))
         name = dns.name.from_text(alias[0])
-    if not any(known == name.to_text(omit_final_dot=True) for known, _ in zone):
+    if not any(known == _text(name) for known, _ in zone):
         response.set_rcode(dns.rcode.NXDOMAIN)
+    apex, soa = _nearest(zone, name, "SOA")
+    if soa and found is None:
+        ttl = int(zone.get((_text(apex), "TTL"), ["60"])[0])
+        response.authority.append(dns.rrset.from_text(apex, ttl, "IN", soa, *zone[_text(apex), soa]))
+    response.flags |= dns.flags.AD if secure else 0
     return response.to_wire(max_size=65535)
+
+
+def _text(name: dns.name.Name) -> str:
+    return name.to_text(omit_final_dot=True).lower()
+
+
+def _nearest(zone: Zone, name: dns.name.Name, *kinds: str) -> tuple[dns.name.Name, str]:
+    """Return the nearest name with one of these kinds, from the name itself upwards, and the kind; empty: none."""
+    while True:
+        for kind in kinds:
+            if (_text(name), kind) in zone:
+                return name, kind
+        if name == dns.name.root:
+            return name, ""
+        name = name.parent()
 
 
 def _special(word: str, wire: bytes, response: dns.message.Message) -> bytes | None:
@@ -54,6 +86,9 @@ def _special(word: str, wire: bytes, response: dns.message.Message) -> bytes | N
         return None
     if word == "GARBAGE":
         return wire[:2] + b"\x81\x80\xff\xff" + wire[6:]
+    if word == "BOGUS":
+        response.use_edns(0, options=[dns.edns.EDEOption(dns.edns.EDECode.DNSSEC_BOGUS, "signature")])
+        word = "SERVFAIL"
     response.set_rcode(dns.rcode.from_text(word))
     return response.to_wire(max_size=65535)
 
@@ -152,15 +187,22 @@ class _Certificates:
         self.ca_file = folder / "ca.pem"
         self.ca_file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def server(self, host: str, days: int = 10) -> ssl.SSLContext:
+    def server(self, host: str, days: int = 10, *, named: bool = True) -> ssl.SSLContext:
         key = ec.generate_private_key(ec.SECP256R1())
         issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        certificate = (
-            _builder(host, "Test CA", key, _NOW + days * _DAY)
-            .add_extension(x509.SubjectAlternativeName([_alternative(host)]), critical=False)
-            .add_extension(issuer_key, critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
+        builder = _builder(host, "Test CA", key, _NOW + days * _DAY).add_extension(issuer_key, critical=False)
+        if named:
+            builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(host)]), critical=False)
+        certificate = builder.sign(self._key, hashes.SHA256())
+        return self._context(key, certificate)
+
+    def self_signed(self, host: str, days: int = 10) -> ssl.SSLContext:
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = _builder(host, host, key, _NOW + days * _DAY)
+        builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(host)]), critical=False)
+        return self._context(key, builder.sign(key, hashes.SHA256()))
+
+    def _context(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> ssl.SSLContext:
         file = self._folder / f"{x509.random_serial_number()}.pem"
         pkcs8, clear = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         pem = serialization.Encoding.PEM
@@ -183,5 +225,14 @@ def ca_file(_certificates: _Certificates) -> str:
 
 @pytest.fixture(scope="session")
 def server_tls(_certificates: _Certificates) -> Callable[..., ssl.SSLContext]:
-    """Give a function of (host, days=10): server side TLS with a certificate for it that ends in so many days."""
+    """Give a function of (host, days=10, named=True): server side TLS with a certificate for it.
+
+    The certificate ends in so many days; the host stands in its common name, and if named in its SAN, too.
+    """
     return _certificates.server
+
+
+@pytest.fixture(scope="session")
+def self_signed(_certificates: _Certificates) -> Callable[..., ssl.SSLContext]:
+    """Give a function of (host, days=10): server side TLS with a certificate for it that only it itself vouches for."""
+    return _certificates.self_signed

@@ -1,4 +1,7 @@
-"""Posting to real HTTPS servers on loopback: what they answer, how they fail, and where nothing may lead."""
+"""Real HTTPS servers on loopback: what they answer, how they fail, and where nothing may lead.
+
+First reports that are posted, then policies that are got.
+"""
 
 import asyncio
 import contextlib
@@ -616,5 +619,266 @@ def test_a_bad_ca_file_is_named_with_the_cure(tmp_path: Path, content: bytes | N
 def test_a_client_outside_of_its_context_is_a_mistake(ca_file: str) -> None:
     """Not a temporary error: nothing would ever get better."""
     client = https.Client(Https(), resolver.Resolver(["127.0.0.1"]))
-    with pytest.raises(RuntimeError, match="async with"):
-        asyncio.run(client.post("https://example.com/", b"", TYPE))
+    for request in (client.post("https://example.com/", b"", TYPE), client.get("https://example.com/")):
+        with pytest.raises(RuntimeError, match="async with"):
+            asyncio.run(request)
+
+
+POLICY_HOST = "mta-sts.domain.example"
+POLICY_ZONE: Zone = {
+    (POLICY_HOST, "A"): ["127.0.0.1"],
+    ("no-address.example", "TXT"): ['"x"'],
+    ("fail.example", "A"): "SERVFAIL",
+    ("fail.example", "AAAA"): "SERVFAIL",
+    ("bogus.example", "A"): "BOGUS",
+    ("bogus.example", "AAAA"): "BOGUS",
+    ("silent.example", "A"): "SILENT",
+    ("silent.example", "AAAA"): "SILENT",
+}
+POLICY = b"version: STSv1\r\nmode: enforce\r\nmx: mx.example\r\nmax_age: 86400\r\n"
+PATH = "/.well-known/mta-sts.txt"
+
+
+async def _policy(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=POLICY, content_type="text/plain")
+
+
+async def _get(
+    nameserver: Nameserver,
+    settings: Https,
+    port: int,
+    *,
+    host: str = POLICY_HOST,
+    limit: float = 5,
+    max_bytes: int = https.MAX_ANSWER,
+) -> https.Answer:
+    async with _client(nameserver, settings, limit, POLICY_ZONE) as client:
+        return await client.get(f"https://{host}:{port}{PATH}", max_bytes)
+
+
+async def _get_from(
+    nameserver: Nameserver, settings: Https, server: Server, tls: ssl.SSLContext, *, max_bytes: int = https.MAX_ANSWER
+) -> https.Answer:
+    async with server.run(tls) as port:
+        return await _get(nameserver, settings, port, max_bytes=max_bytes)
+
+
+def test_a_policy_is_got_as_it_is(nameserver: Nameserver, server_tls: ServerTls, ca_file: str) -> None:
+    """RFC 8461 section 3.3: one GET, without a body, and nothing that tells more than it must."""
+    server = Server(_policy)
+    answer = asyncio.run(_get_from(nameserver, _settings(ca_file), server, server_tls(POLICY_HOST)))
+    assert answer == https.Answer(200, "OK", None, "text/plain", POLICY)
+    [(method, path, headers, body)] = server.requests
+    assert (method, path, body) == ("GET", PATH, b"")
+    assert set(headers) <= {"Host", "User-Agent", "Accept", "Accept-Encoding", "Connection"}
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize(
+    ("host", "days", "trusted", "named", "code"),
+    [
+        pytest.param("other.example", 10, True, True, "certificate-host-mismatch", id="other host"),
+        pytest.param("*.domain.example", 10, True, True, None, id="wildcard"),
+        pytest.param(
+            "*.mta-sts.domain.example", 10, True, True, "certificate-host-mismatch", id="wildcard one label too low"
+        ),
+        pytest.param("127.0.0.1", 10, True, True, "certificate-host-mismatch", id="only the address"),
+        pytest.param(POLICY_HOST, 10, True, False, "certificate-host-mismatch", id="only in the common name"),
+        pytest.param(POLICY_HOST, -1, True, True, "certificate-expired", id="expired"),
+        pytest.param(POLICY_HOST, 10, False, True, "certificate-not-trusted", id="unknown issuer"),
+    ],
+)
+def test_a_policy_host_must_prove_its_name_whatever_the_settings_say(
+    nameserver: Nameserver,
+    server_tls: ServerTls,
+    ca_file: str,
+    *,
+    host: str,
+    days: int,
+    trusted: bool,
+    named: bool,
+    code: str | None,
+    verify: bool,
+) -> None:
+    """Policies are worth nothing from whoever answers; an error tells what is wrong with the certificate."""
+    server, tls = Server(_policy), server_tls(host, days, named=named)
+    settings = _settings(ca_file if trusted else "", verify=verify)
+    if code is None:
+        assert asyncio.run(_get_from(nameserver, settings, server, tls)).body == POLICY
+        return
+    with pytest.raises(https.CertificateError, match=r"^mta-sts.domain.example: certificate: ") as caught:
+        asyncio.run(_get_from(nameserver, settings, server, tls))
+    assert caught.value.code == code
+    assert server.requests == []
+
+
+def test_a_self_signed_certificate_is_not_trusted(nameserver: Nameserver, self_signed: ServerTls) -> None:
+    """It is nobody's word."""
+    with pytest.raises(https.CertificateError, match="self-signed") as caught:
+        asyncio.run(_get_from(nameserver, _settings(""), Server(_policy), self_signed(POLICY_HOST)))
+    assert caught.value.code == "certificate-not-trusted"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_of_a_policy_is_an_answer(
+    nameserver: Nameserver, server_tls: ServerTls, ca_file: str, status: int
+) -> None:
+    """RFC 8461 section 3.3: not followed, not even on the same host."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, headers={"Location": "/elsewhere"})
+
+    server = Server(handler)
+    answer = asyncio.run(_get_from(nameserver, _settings(ca_file), server, server_tls(POLICY_HOST)))
+    assert answer.status == status
+    assert [path for _, path, _, _ in server.requests] == [PATH]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(("size", "truncated"), [(99, False), (100, False), (101, True), (1_000_000, True)])
+def test_a_body_that_is_too_long_is_told(
+    nameserver: Nameserver, server_tls: ServerTls, ca_file: str, *, size: int, truncated: bool, chunked: bool
+) -> None:
+    """The limit itself is not too long."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.Response(body=b"x" * size)
+        if chunked:
+            response.enable_chunked_encoding()
+        return response
+
+    exchange = _get_from(nameserver, _settings(ca_file), Server(handler), server_tls(POLICY_HOST), max_bytes=100)
+    answer = asyncio.run(exchange)
+    assert (len(answer.body), answer.truncated) == (min(size, 100), truncated)
+
+
+def _get_raw(nameserver: Nameserver, settings: Https, tls: ssl.SSLContext | None, said: bytes | None) -> https.Answer:
+    """Get from a server that reads the request, says these octets and drops the connection; None: says nothing."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if said is None:
+            await asyncio.sleep(30)
+        writer.write(said or b"")
+        await writer.drain()
+        if said and said.endswith(b"..."):
+            await asyncio.sleep(30)
+
+    async def get() -> https.Answer:
+        async with _raw(talk, tls) as port:
+            return await _get(nameserver, settings, port, limit=0.5)
+
+    return asyncio.run(get())
+
+
+# id, what the server says, code
+BROKEN_POLICIES = [
+    ("nothing", b"", "connection-lost"),
+    ("silence", None, "timeout"),
+    ("no HTTP", b"220 mx.example ESMTP\r\n\r\n", "http-invalid"),
+    ("broken header", b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", "http-invalid"),
+    ("half a body", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nversion: STSv1", "connection-lost"),
+    ("chunk missing", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nversio\r\n", "connection-lost"),
+    ("endless body", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nversion: STSv1...", "timeout"),
+]
+
+
+@pytest.mark.parametrize(("said", "code"), [pytest.param(*case[1:], id=case[0]) for case in BROKEN_POLICIES])
+def test_a_policy_that_does_not_come_whole_is_none(
+    nameserver: Nameserver, server_tls: ServerTls, ca_file: str, said: bytes | None, code: str
+) -> None:
+    """Other than with a report, the status alone is worth nothing."""
+    with pytest.raises(https.HttpsError, match=r"^mta-sts.domain.example: ") as caught:
+        _get_raw(nameserver, _settings(ca_file), server_tls(POLICY_HOST), said)
+    assert caught.value.code == code
+    assert not isinstance(caught.value, https.CertificateError)
+
+
+def test_the_status_of_an_error_is_known_though_its_page_breaks_off(
+    nameserver: Nameserver, server_tls: ServerTls, ca_file: str
+) -> None:
+    """A report says http-404, not that the connection was lost."""
+    said = b"HTTP/1.1 404 Not Found\r\nContent-Length: 100\r\n\r\n<html>"
+    assert _get_raw(nameserver, _settings(ca_file), server_tls(POLICY_HOST), said).status == 404
+
+
+# id, host, port, code
+UNREACHABLE_POLICIES = [
+    ("no address", "no-address.example", 443, "no-address"),
+    ("no such host", "nowhere.example", 443, "no-address"),
+    ("DNS fails", "fail.example", 443, "dns-servfail"),
+    ("DNS is forged", "bogus.example", 443, "dnssec-bogus"),
+    ("DNS is silent", "silent.example", 443, "dns-timeout"),
+    ("nobody listens", POLICY_HOST, 1, "connection-refused"),
+    ("no such port", POLICY_HOST, 70000, "url-invalid"),
+]
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "code"), [pytest.param(*case[1:], id=case[0]) for case in UNREACHABLE_POLICIES]
+)
+def test_where_no_policy_host_answers_the_code_says_why(
+    nameserver: Nameserver, host: str, port: int, code: str
+) -> None:
+    """The reason that ends in the report of the domain."""
+    with pytest.raises(https.HttpsError) as caught:
+        asyncio.run(_get(nameserver, Https(allow_private=True), port, host=host))
+    assert caught.value.code == code
+
+
+def test_a_policy_host_in_the_local_network_is_not_connected_to(nameserver: Nameserver) -> None:
+    """The guard of reports is that of policies."""
+    with pytest.raises(https.RefusedAddressError, match=r"127\.0\.0\.1 is loopback") as caught:
+        asyncio.run(_get(nameserver, Https(), 443))
+    assert caught.value.code == "address-refused"
+
+
+def test_a_policy_host_without_tls_has_a_failed_handshake(nameserver: Nameserver) -> None:
+    """Not a matter of certificates."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await writer.drain()
+        await reader.read()
+
+    async def get() -> None:
+        async with _raw(talk, None) as port:
+            await _get(nameserver, Https(allow_private=True), port, limit=2)
+
+    with pytest.raises(https.HttpsError) as caught:
+        asyncio.run(get())
+    assert caught.value.code == "tls-handshake-failure"
+
+
+def _make_old(tls: ssl.SSLContext) -> None:
+    tls.set_ciphers("ALL:@SECLEVEL=0")
+    tls.minimum_version = ssl.TLSVersion.TLSv1
+    tls.maximum_version = ssl.TLSVersion.TLSv1_1
+
+
+def test_old_tls_has_a_failed_handshake(nameserver: Nameserver, server_tls: ServerTls, ca_file: str) -> None:
+    """RFC 8461 section 3.3 leaves the version to the clients of the day: 1.2 and newer."""
+    tls = server_tls(POLICY_HOST)
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
+        _make_old(tls)
+    with pytest.raises(https.HttpsError) as caught:
+        asyncio.run(_get_from(nameserver, _settings(ca_file), Server(_policy), tls))
+    assert caught.value.code == "tls-handshake-failure"
+
+
+def test_policies_and_reports_keep_their_connections_apart(
+    nameserver: Nameserver, server_tls: ServerTls, ca_file: str
+) -> None:
+    """A connection made without verifying must never carry a policy."""
+
+    async def both() -> None:
+        server, settings = Server(_ok), _settings(ca_file, verify=False)
+        opened = _client(nameserver, settings, zone=POLICY_ZONE)
+        async with server.run(server_tls("other.example")) as port, opened as client:
+            url = f"https://{POLICY_HOST}:{port}/"
+            assert (await client.post(url, b"x", TYPE)).status == 200
+            with pytest.raises(https.CertificateError):
+                await client.get(url)
+            assert (await client.post(url, b"x", TYPE)).status == 200
+
+    asyncio.run(both())

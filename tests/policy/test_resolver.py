@@ -3,14 +3,17 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import TypeVar
 
 import dns.nameserver
 import pytest
 
-from policy import resolver
+from policy import resolver, tlsa
+
+T = TypeVar("T")
 
 Zone = Mapping[tuple[str, str], Sequence[str] | str]
 Nameserver = Callable[[Zone], AbstractAsyncContextManager[str]]
@@ -238,3 +241,168 @@ def test_without_any_nameserver_the_cure_is_told(tmp_path: Path, content: bytes 
         file.write_bytes(content)
     with pytest.raises(ValueError, match=r'dns.nameservers is empty .* in dns.nameservers, for example "127.0.0.1:53"'):
         resolver.Resolver(resolv_conf=file)
+
+
+SOA = "ns.signed.example. hostmaster.signed.example. 1 7200 900 1209600 300"
+DIGEST = "0123456789abcdef" * 4
+
+SIGNED: Zone = {
+    ("signed.example", "SIGNED"): [],
+    ("signed.example", "SOA"): [SOA],
+    ("signed.example", "TTL"): ["900"],
+    ("signed.example", "MX"): ["20 b.signed.example.", "10 C.Signed.Example.", "10 a.signed.example."],
+    ("null.signed.example", "MX"): ["0 ."],
+    ("odd.signed.example", "MX"): [r"10 a\032b.signed.example."],
+    ("alias.signed.example", "CNAME"): ["signed.example."],
+    ("out.signed.example", "CNAME"): ["plain.example."],
+    ("child.signed.example", "UNSIGNED"): [],
+    ("child.signed.example", "MX"): ["10 mx.child.signed.example."],
+    ("long-lived.signed.example", "TTL"): ["999999"],
+    ("long-lived.signed.example", "MX"): ["10 a.signed.example."],
+    ("short-lived.signed.example", "TTL"): ["0"],
+    ("short-lived.signed.example", "MX"): ["10 a.signed.example."],
+    ("dangling.signed.example", "CNAME"): ["nowhere.signed.example."],
+    ("dangling.signed.example", "TTL"): ["30"],
+    ("a.signed.example", "A"): ["192.0.2.1"],
+    ("a.signed.example", "AAAA"): ["2001:db8::1"],
+    ("a.signed.example", "TTL"): ["700"],
+    ("_25._tcp.a.signed.example", "TLSA"): [f"3 1 1 {DIGEST}", "2 0 0 3082"],
+    ("_25._tcp.odd.signed.example", "TLSA"): ["255 255 255 00"],
+    ("_25._tcp.short.signed.example", "TLSA"): ["1 1 1 abcd", f"3 1 1 {DIGEST}"],
+    ("_25._tcp.alias.signed.example", "CNAME"): ["_25._tcp.plain.example."],
+    ("_25._tcp.plain.example", "TLSA"): [f"3 1 1 {DIGEST}"],
+    ("mx.signed.example", "CNAME"): ["hop.signed.example."],
+    ("hop.signed.example", "CNAME"): ["a.signed.example."],
+    ("hosted.signed.example", "CNAME"): ["plain.example."],
+    ("hosted.signed.example", "TTL"): ["40"],
+    ("hosted.plain.example", "CNAME"): ["a.signed.example."],
+    ("half.signed.example", "A"): ["192.0.2.2"],
+    ("half.signed.example", "AAAA"): "SERVFAIL",
+    ("none.signed.example", "TXT"): ['"x"'],
+    ("lost.signed.example", "CNAME"): ["plain.example."],
+    ("lost.signed.example", "ASKED CNAME"): "SERVFAIL",
+    ("plain.example", "MX"): ["10 a.signed.example."],
+    ("plain.example", "A"): ["192.0.2.3"],
+    ("plain.example", "SOA"): [SOA.replace("300", "86400")],
+    ("plain.example", "TTL"): ["50000"],
+    ("bogus.example", "MX"): "BOGUS",
+    ("fail.example", "MX"): "SERVFAIL",
+    ("refused.example", "MX"): "REFUSED",
+    ("silent.example", "MX"): "SILENT",
+}
+
+# id, domain, hosts with their preference, whether the name exists, whether secure, ttl
+MX = [
+    ("by preference", "signed.example", [(10, "a.signed.example"), (10, "c.signed.example"), (20, "b.signed.example")],
+     True, True, 900),
+    ("null MX", "null.signed.example", [(0, ".")], True, True, 60),
+    ("any character", "odd.signed.example", [(10, r"a\032b.signed.example")], True, True, 60),
+    ("not secure", "plain.example", [(10, "a.signed.example")], True, False, 50000),
+    ("unsigned child", "child.signed.example", [(10, "mx.child.signed.example")], True, False, 60),
+    ("CNAME out of the signed zone", "out.signed.example", [(10, "a.signed.example")], True, False, 60),
+    ("no MX, secure", "a.signed.example", [], True, True, 300),
+    ("no MX, not secure", "four.plain.example", [], False, False, 3600),
+    ("no such name, secure", "nowhere.signed.example", [], False, True, 300),
+    ("CNAME to nowhere", "dangling.signed.example", [], False, True, 30),
+    ("no SOA", "nowhere.other.example", [], False, False, None),
+    ("never longer than a day", "long-lived.signed.example", [(10, "a.signed.example")], True, True, 86400),
+    ("no time at all", "short-lived.signed.example", [(10, "a.signed.example")], True, True, 0),
+    ("cannot exist", "a" * 64 + ".example", [], False, False, 3600),
+]  # fmt: skip
+
+# id, host, addresses, expanded, secure, first step secure, ttl
+HOSTS = [
+    ("secure", "a.signed.example", ("2001:db8::1", "192.0.2.1"), "a.signed.example", True, True, 700),
+    ("secure to its end", "mx.signed.example", ("2001:db8::1", "192.0.2.1"), "a.signed.example", True, True, 60),
+    ("secure CNAME, insecure end", "hosted.signed.example", ("192.0.2.3",), "plain.example", False, True, 40),
+    ("insecure CNAME, secure end", "hosted.plain.example", ("2001:db8::1", "192.0.2.1"), "a.signed.example",
+     False, False, 60),
+    ("not secure", "plain.example", ("192.0.2.3",), "plain.example", False, False, 50000),
+    ("one family broken", "half.signed.example", ("192.0.2.2",), "half.signed.example", True, True, 60),
+    ("no address", "none.signed.example", (), "none.signed.example", True, True, 300),
+    ("CNAME to nowhere", "dangling.signed.example", (), "nowhere.signed.example", True, True, 30),
+    ("no such name, not secure", "nowhere.plain.example", (), "nowhere.plain.example", False, False, 3600),
+]  # fmt: skip
+
+RECORDS = (
+    tlsa.Record(2, 0, 0, bytes.fromhex("3082")),
+    tlsa.Record(3, 1, 1, bytes.fromhex(DIGEST)),
+)
+
+# id, name, records, secure
+TLSA = [
+    ("secure", "_25._tcp.a.signed.example", RECORDS, True),
+    ("any numbers", "_25._tcp.odd.signed.example", (tlsa.Record(255, 255, 255, b"\0"),), True),
+    ("digest too short beside a good one", "_25._tcp.short.signed.example",
+     (tlsa.Record(1, 1, 1, b"\xab\xcd"), RECORDS[1]), True),
+    ("CNAME out of the signed zone", "_25._tcp.alias.signed.example", RECORDS[1:], False),
+    ("absent, secure", "_25._tcp.b.signed.example", (), True),
+    ("absent, not secure", "_25._tcp.nowhere.example", (), False),
+]  # fmt: skip
+
+CODES = [
+    ("forged", "bogus.example", "dnssec-bogus", "SERVFAIL (DNSSEC validation failed)"),
+    ("SERVFAIL", "fail.example", "dns-servfail", "SERVFAIL"),
+    ("REFUSED", "refused.example", "dns-refused", "REFUSED"),
+    ("silence", "silent.example", "dns-timeout", "timed out"),
+]
+
+
+async def _ask(nameserver: Nameserver, question: Callable[[resolver.Resolver], Awaitable[T]]) -> T:
+    async with nameserver(SIGNED) as server:
+        return await question(resolver.Resolver([server], lifetime=0.3))
+
+
+@pytest.mark.parametrize(
+    ("domain", "hosts", "exists", "secure", "ttl"), [pytest.param(*case[1:], id=case[0]) for case in MX]
+)
+def test_mx_records_tell_whether_they_are_secure_and_how_long_they_hold(
+    nameserver: Nameserver, domain: str, hosts: list[tuple[int, str]], *, exists: bool, secure: bool, ttl: int | None
+) -> None:
+    """Absence has a security and a time of its own (RFC 2308 section 5), which are those of its SOA."""
+    answer = asyncio.run(_ask(nameserver, lambda asked: asked.mx(domain)))
+    assert answer.records == tuple(resolver.Mx(*one) for one in hosts)
+    assert (answer.exists, answer.secure) == (exists, secure)
+    assert answer.ttl == ttl or (ttl is None and 0 <= answer.ttl <= resolver.MAX_NEGATIVE_TTL)
+
+
+@pytest.mark.parametrize(
+    ("name", "addresses", "expanded", "secure", "first", "ttl"), [pytest.param(*case[1:], id=case[0]) for case in HOSTS]
+)
+def test_a_host_tells_how_far_dnssec_vouches_for_it(
+    nameserver: Nameserver,
+    name: str,
+    addresses: tuple[str, ...],
+    expanded: str,
+    *,
+    secure: bool,
+    first: bool,
+    ttl: int,
+) -> None:
+    """RFC 7672 section 2.2.2: the whole way, or the CNAME at its beginning only."""
+    found = asyncio.run(_ask(nameserver, lambda asked: asked.host(name)))
+    assert found == resolver.Host(addresses, expanded, secure, first, ttl)
+
+
+@pytest.mark.parametrize(("name", "records", "secure"), [pytest.param(*case[1:], id=case[0]) for case in TLSA])
+def test_tlsa_records_come_as_they_are(
+    nameserver: Nameserver, name: str, records: tuple[tlsa.Record, ...], *, secure: bool
+) -> None:
+    """Usable or not is not for the resolver to judge."""
+    answer = asyncio.run(_ask(nameserver, lambda asked: asked.tlsa(name)))
+    assert sorted(answer.records, key=lambda record: record.usage) == list(records)
+    assert answer.secure is secure
+
+
+@pytest.mark.parametrize(("domain", "code", "text"), [pytest.param(*case[1:], id=case[0]) for case in CODES])
+def test_an_error_has_a_code_of_one_word(nameserver: Nameserver, domain: str, code: str, text: str) -> None:
+    """For reports; a validating server can tell that an answer is forged (RFC 8914)."""
+    with pytest.raises(resolver.TemporaryError, match=re.escape(text) + "$") as caught:
+        asyncio.run(_ask(nameserver, lambda asked: asked.mx(domain)))
+    assert caught.value.code == code
+
+
+def test_a_cname_whose_security_nobody_knows_is_temporary(nameserver: Nameserver) -> None:
+    """Without an answer to this question the host could lose its DANE."""
+    with pytest.raises(resolver.TemporaryError, match=r"lost\.signed\.example CNAME: .* SERVFAIL"):
+        asyncio.run(_ask(nameserver, lambda asked: asked.host("lost.signed.example")))
