@@ -18,7 +18,12 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     listen: tuple[str, ...] = ("unix:/var/spool/postfix/run/tlsrpt/policy.sock",)
     """``unix:PATH`` and ``inet:HOST:PORT``."""
+    socket_mode: str = "0666"
+    """Octal. What is answered is public, and Postfix asks as a user of its own; directories can say no."""
+    socket_group: str = ""
+    """Group name or number; empty: the group the process runs with."""
     cache: str = "/var/lib/tlsrpt/policy.db"
+    """SQLite file of the policies that were fetched; empty: none, they are forgotten at a restart."""
 
 
 class Https(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -39,6 +39,7 @@ class Recorder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """``[recorder]``: where session results come in."""
 
     socket: str = "/var/spool/postfix/run/tlsrpt/tlsrpt.sock"
+    """Empty: there is no recorder, and what the policy socket finds wrong is told to nobody."""
     socket_mode: str = "0660"
     """Octal."""
     socket_group: str = ""
@@ -222,9 +223,11 @@ def _check(config: Config, source: str) -> None:
         value = getattr(config.report, key)
         if not least <= value <= most:
             raise ConfigError(f"{source}: report.{key} = {value}: give a number from {least} to {most}")
-    if not re.fullmatch(r"0?[0-7]{3}", config.recorder.socket_mode):
-        mode = config.recorder.socket_mode
-        raise ConfigError(f'{source}: recorder.socket_mode = "{mode}": give three octal digits, for example "0660"')
+    for section, mode in (("recorder", config.recorder.socket_mode), ("policy", config.policy.socket_mode)):
+        if not re.fullmatch(r"0?[0-7]{3}", mode):
+            raise ConfigError(
+                f'{source}: {section}.socket_mode = "{mode}": give three octal digits, for example "0660"'
+            )
     if config.web.listen:
         raise ConfigError(f'{source}: web.listen = "{config.web.listen}": there is no page yet: leave it empty')
     if bool(config.mail.dkim_key) != bool(config.mail.dkim_selector):

@@ -14,6 +14,7 @@ from policy import listeners
 from sender import config, supervisor
 
 RECORDER = "recorder"
+POLICY = "policy"
 REPORTER = "reporter"
 
 log = structlog.get_logger()
@@ -31,6 +32,7 @@ def processes(
     """Return the processes of roles by name. What a process imports, it imports itself."""
     known: dict[str, dict[str, Callable[[], int]]] = {
         RECORDER: {"recorder": lambda: _recorder(settings, inherited), "tally": lambda: _tally(settings)},
+        POLICY: {"policy": lambda: _policy(settings, inherited)},
         REPORTER: {"reporter": lambda: _reporter(settings)},
     }
     return {name: run for role in roles for name, run in known[role].items()}
@@ -46,6 +48,12 @@ def _tally(settings: config.Config) -> int:
     from sender import tally
 
     return tally.main(settings)
+
+
+def _policy(settings: config.Config, inherited: Sequence[socket.socket]) -> int:
+    from policy import role
+
+    return role.main(settings.policy, settings.dns, settings.https, settings.recorder.socket, inherited)
 
 
 def _reporter(settings: config.Config) -> int:

@@ -12,7 +12,7 @@ from typing import Annotated, TextIO
 import typer
 from typer import exceptions
 
-from sender.cli import inspecting, reporting, running, serving, submitting
+from sender.cli import inspecting, policies, reporting, running, serving, submitting
 
 NAME = "tlsrpt"
 
@@ -38,7 +38,10 @@ def tlsrpt(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Record how TLS sessions with other mail servers went, and tell every domain that asks for it (RFC 8460)."""
+    """Secure mail as its domain asks, record how TLS sessions went, tell every domain that wants to know.
+
+    MTA-STS (RFC 8461), DANE (RFC 7672) and TLSRPT (RFC 8460) for the server that sends.
+    """
 
 
 app.command("serve")(serving.serve)
@@ -49,6 +52,7 @@ app.command("report")(reporting.report)
 app.command("history")(inspecting.history)
 app.command("retry")(reporting.retry)
 app.command("cancel")(reporting.cancel)
+app.command("policy")(policies.policy)
 app.command("demo")(serving.demo)
 
 

@@ -16,6 +16,7 @@ class Role(enum.StrEnum):
     """What a host does."""
 
     RECORDER = "recorder"
+    POLICY = "policy"
     REPORTER = "reporter"
 
 
@@ -28,7 +29,7 @@ class Log(enum.StrEnum):
 
 def serve(
     roles: Annotated[
-        list[Role] | None, typer.Argument(metavar="ROLE", help="recorder, reporter; all where it is left out.")
+        list[Role] | None, typer.Argument(metavar="ROLE", help="recorder, policy, reporter; all where it is left out.")
     ] = None,
     *,
     log: Annotated[Log, typer.Option(help="How the log on standard error is written.")] = Log.LOGFMT,
@@ -54,7 +55,7 @@ def _check(settings: "configuration.Config", roles: Sequence[str]) -> None:
     Raises:
         config.ConfigError: one of them cannot; one line.
     """
-    from policy import listeners
+    from policy import listeners, role
     from sender import config as configuration
     from sender import daily
     from sender.store import engine
@@ -65,6 +66,13 @@ def _check(settings: "configuration.Config", roles: Sequence[str]) -> None:
             listeners.group_id(settings.recorder.socket_group)
         except listeners.ListenError as error:
             raise configuration.ConfigError(f"recorder.socket_group: {error}") from error
+        if not settings.recorder.socket:
+            raise configuration.ConfigError('recorder.socket = "": give the recorder a path to listen on')
+    if Role.POLICY in roles:
+        try:
+            role.check(settings.policy, settings.dns, settings.https)
+        except ValueError as error:
+            raise configuration.ConfigError(str(error)) from error
     if Role.REPORTER in roles:
         daily.check(settings)
 

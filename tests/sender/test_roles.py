@@ -46,6 +46,7 @@ def configuration(folder: pathlib.Path, name: str, **recorder: str) -> config.Co
         [
             '[organization]\ndomain = "s.example"\ncontact = "c@s.example"\n[recorder]',
             *(f"{key} = {json.dumps(value)}" for key, value in section.items()),
+            f'[policy]\nlisten = ["unix:{folder / name}-policy.sock"]\ncache = "{folder / name}-policy.db"',
             f'[store]\nurl = "sqlite:///{folder / name}.db"\n[dns]\nnameservers = ["127.0.0.1:1"]',
         ]
     )
@@ -125,7 +126,7 @@ def test_ctrl_c_while_roles_still_begin_is_no_traceback(
 ) -> None:
     """The terminal sends SIGINT to all of them, whatever they are at."""
     served = serve(*file_of(tmp_path))
-    served.wait_for("started", times=3)
+    served.wait_for("started", times=4)
     os.killpg(served.process.pid, signal.SIGINT)
     assert served.process.wait(20) == 0
     assert {row["level"] for row in served.events()} == {"info"}
@@ -200,7 +201,8 @@ def test_a_second_recorder_says_what_is_wrong_and_disturbs_nobody(
 
 
 ROLES = [
-    ((), ["recorder", "tally", "reporter"]),
+    ((), ["recorder", "tally", "policy", "reporter"]),
+    (("policy",), ["policy"]),
     (("reporter",), ["reporter"]),
     (("recorder",), ["recorder", "tally"]),
     (("reporter", "recorder", "reporter"), ["reporter", "recorder", "tally"]),

@@ -24,6 +24,9 @@ socket = "{folder}/tlsrpt.sock"
 journal = "{folder}/journal"
 [store]
 url = "sqlite:///{folder}/tlsrpt.db"
+[policy]
+listen = ["unix:{folder}/policy.sock"]
+cache = "{folder}/policy.db"
 [dns]
 nameservers = ["127.0.0.1:1"]
 """

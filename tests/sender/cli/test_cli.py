@@ -13,7 +13,7 @@ from sender.cli import app
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
-CONTRACT = ["serve", "submit", "pending", "show", "report", "history", "retry", "cancel", "demo"]
+CONTRACT = ["serve", "submit", "pending", "show", "report", "history", "retry", "cancel", "policy", "demo"]
 
 COMMANDS = typer.main.get_command(app.app).commands  # type: ignore[attr-defined] # it is a group
 
@@ -83,7 +83,7 @@ WRONG = [
     ("bad revision", ["show", "a.example", "--revision", "0"], "'--revision'"),
     ("two forms at once", ["show", "a.example", "--json", "--mail"], "--json and --mail exclude each other"),
     ("bad domain of a report", ["report", "--domain", "-"], "'--domain': not a domain name: '-'"),
-    ("bad role", ["serve", "postman"], "'postman' is not one of 'recorder', 'reporter'"),
+    ("bad role", ["serve", "postman"], "'postman' is not one of 'recorder', 'policy', 'reporter'"),
     ("no id", ["retry"], "tlsrpt retry: Missing argument 'ID'"),
 ]
 
@@ -99,6 +99,7 @@ def test_wrong_usage_is_told_in_one_line(tlsrpt: Command, arguments: list[str], 
 
 READING = {  # each command that reads the configuration, and whether it needs to know whose reports they are
     "serve": (["serve"], True),
+    "serve policy": (["serve", "policy"], False),
     "serve reporter": (["serve", "reporter"], True),
     "submit": (["submit"], False),
     "pending": (["pending"], False),
@@ -108,6 +109,7 @@ READING = {  # each command that reads the configuration, and whether it needs t
     "history": (["history"], False),
     "retry": (["retry", "x"], False),
     "cancel": (["cancel", "x"], False),
+    "policy": (["policy", "a.example"], False),
 }
 
 
@@ -173,6 +175,33 @@ def test_mistakes_in_the_configuration_are_told_in_one_line(
     (tmp_path / "not.toml").write_text("[report\n")
     for command in ("report", "serve"):
         assert text in assert_one_line(tlsrpt(command, **environment), 2)
+
+
+POLICY_MISTAKES = [
+    ("listen", {"TLSRPT_POLICY_LISTEN": "localhost:8461"}, 'policy.listen: "localhost:8461": give "unix:PATH" or'),
+    ("no listen", {"TLSRPT_POLICY_LISTEN": ""}, "policy.listen is empty: give at least one address"),
+    ("mode", {"TLSRPT_POLICY_SOCKET_MODE": "rw"}, 'policy.socket_mode = "rw": give three octal digits'),
+    ("group", {"TLSRPT_POLICY_SOCKET_GROUP": "nobodies"}, "policy.socket_group: there is no group 'nobodies'"),
+    ("nameserver", {"TLSRPT_DNS_NAMESERVERS": "dns"}, 'dns.nameservers: "dns": give an IP address'),
+    ("trust anchors", {"TLSRPT_HTTPS_CA_FILE": "ca.pem"}, 'https.ca_file = "ca.pem": cannot be read'),
+]
+
+
+@pytest.mark.parametrize(
+    ("environment", "text"), [row[1:] for row in POLICY_MISTAKES], ids=[row[0] for row in POLICY_MISTAKES]
+)
+def test_mistakes_in_the_configuration_of_the_policy_socket_are_told_before_it_starts(
+    tlsrpt: Command, environment: dict[str, str], text: str
+) -> None:
+    """A host may run this role alone: whose reports they are does not matter then."""
+    alone = {"TLSRPT_ORGANIZATION_DOMAIN": "", "TLSRPT_RECORDER_SOCKET": ""}
+    assert text in assert_one_line(tlsrpt("serve", "policy", **alone, **environment), 2)
+
+
+def test_a_recorder_needs_a_socket(tlsrpt: Command) -> None:
+    """Only a host without the recorder may leave it empty."""
+    line = assert_one_line(tlsrpt("serve", "recorder", TLSRPT_RECORDER_SOCKET=""), 2)
+    assert 'recorder.socket = "": give the recorder a path to listen on' in line
 
 
 def test_a_group_that_does_not_exist_is_told_before_the_recorder_starts(tlsrpt: Command) -> None:
@@ -257,7 +286,7 @@ def test_closed_output_is_no_error(tlsrpt: Command, tmp_path: pathlib.Path, comm
 
 
 COMPLETIONS = [
-    ("tlsrpt p", "1", ["pending"]),
+    ("tlsrpt p", "1", ["pending", "policy"]),
     ("tlsrpt re", "1", ["report", "retry"]),
     ("tlsrpt report --d", "2", ["--day", "--domain", "--dry-run"]),
     ("tlsrpt serve re", "2", ["recorder", "reporter"]),
