@@ -51,6 +51,9 @@ class Recipient:
     """Whether there is an MTA-STS policy, in enforce mode, that names every MX."""
     rua: tuple[Rua, ...] = ()
     """Where it wants reports; empty: ``mailto:tls-reports@`` the domain."""
+    loses_policy: bool = False
+    """Whether it publishes an MTA-STS record, but its policy host refuses connections (as long as nothing of this
+    machine listens at port 443)."""
     withdraws: bool = False
     """Whether its TLSRPT record is gone once :meth:`Internet.withdraw` was called."""
 
@@ -87,6 +90,7 @@ RECIPIENTS = (
     Recipient("wrongname.example", tempers=(mx.Temper.WRONG_NAME,)),
     Recipient("untrusted.example", tempers=(mx.Temper.UNKNOWN_ISSUER,), rua=(Post("reports.untrusted.example"),)),
     Recipient("plaintext.example", tempers=(mx.Temper.NO_STARTTLS,)),
+    Recipient("nopolicyhost.example", sts=False, loses_policy=True),
     Recipient("withdrawn.example", withdraws=True),
 )
 """The domains of the demo: each shows one thing."""
@@ -127,6 +131,11 @@ class Internet:
         return self.directory / "tlsrpt.sock"
 
     @property
+    def policy_socket(self) -> Path:
+        """Where policies are to be asked for."""
+        return self.directory / "policy.sock"
+
+    @property
     def relay(self) -> str:
         """The relay as ``mail.relay`` names it."""
         return f"smtp://{dns.LOOPBACK}:{self.mail.port}"
@@ -152,7 +161,7 @@ def _toml(internet: Internet) -> Iterator[str]:
         },
         "recorder": {"socket": str(internet.recorder_socket), "journal": str(directory / "journal")},
         "store": {"url": f"sqlite:///{directory / 'tlsrpt.db'}"},
-        "policy": {"listen": [f"unix:{directory / 'policy.sock'}"], "cache": str(directory / "policy.db")},
+        "policy": {"listen": [f"unix:{internet.policy_socket}"], "cache": str(directory / "policy.db")},
         "dns": {"nameservers": [internet.nameserver]},
         "report": {"settle": 0, "spread": 0},
         "mail": {"relay": internet.relay, "dkim_selector": DKIM_SELECTOR, "dkim_key": str(internet.dkim_file)},
@@ -214,6 +223,9 @@ def _records(recipient: Recipient, https_port: int) -> Iterator[tuple[str, zone.
     for place, host in enumerate(recipient.hosts, 1):
         yield recipient.domain, zone.Mx(10 * place, host)
         yield host, zone.A(dns.LOOPBACK)
+    if recipient.loses_policy:
+        yield f"_mta-sts.{recipient.domain}", zone.Txt("v=STSv1; id=1;")
+        yield f"mta-sts.{recipient.domain}", zone.A(dns.LOOPBACK)
     for rua in recipient.rua:
         if isinstance(rua, Post):
             yield rua.host, zone.A(dns.LOOPBACK)

@@ -1,6 +1,6 @@
 """``tlsrpt demo``: a day in a made-up internet, told on the screen.
 
-A sending MTA makes real TLS sessions with receiving MTAs of every temper; a real ``tlsrpt serve recorder`` takes
+A sending MTA makes real TLS sessions with receiving MTAs of every temper; a real ``tlsrpt serve recorder policy`` takes
 what it tells, the day is closed early, reports are built, signed and delivered, and their receivers check
 them. Everything is on loopback, in one temporary folder, and done within seconds.
 """
@@ -69,7 +69,7 @@ async def _tell(console: rich.console.Console, folder: pathlib.Path) -> bool:
         path.write_text(net.config_text(), encoding="utf-8")
         settings = config.load(path, {})
         _introduce(console, net)
-        async with _recorder(path, settings):
+        async with _serve(path, net):
             sent = await _send(console, net, settings)
             store = engine.open_store(settings.store.url)
             await _wait_for_tally(store, sent)
@@ -95,12 +95,12 @@ def _introduce(console: rich.console.Console, net: internet.Internet) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _recorder(path: pathlib.Path, settings: config.Config) -> AsyncIterator[None]:
-    """Run ``tlsrpt serve recorder`` for as long as it lasts."""
-    command = [sys.executable, "-m", "sender", "serve", "recorder", "--config", str(path)]
+async def _serve(path: pathlib.Path, net: internet.Internet) -> AsyncIterator[None]:
+    """Run ``tlsrpt serve recorder policy`` for as long as it lasts."""
+    command = [sys.executable, "-m", "sender", "serve", "recorder", "policy", "--config", str(path)]
     process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL)
     try:
-        await _until(pathlib.Path(settings.recorder.socket).exists)
+        await _until(lambda: net.recorder_socket.exists() and net.policy_socket.exists())
         yield
     finally:
         process.terminate()
@@ -120,6 +120,10 @@ async def _send(console: rich.console.Console, net: internet.Internet, settings:
         for recipient in net.recipients:
             attempts: collections.Counter[tuple[str, str, bool]] = collections.Counter()
             for _ in range(random.randint(2, SESSIONS)):
+                if recipient.loses_policy:
+                    await _ask(net, recipient.domain)
+                    attempts["", "asked for a policy: cannot be fetched", False] += 1
+                    told += 1
                 async for attempt in net.sender.send(recipient.domain):
                     attempts[attempt.mx_host, _how(attempt), attempt.delivered] += 1
                     if attempt.datagram is not None:
@@ -129,6 +133,15 @@ async def _send(console: rich.console.Console, net: internet.Internet, settings:
                 shown.add_row(recipient.domain, host, str(number), text.Text(how, style=GOOD if well else BAD))
     console.print(shown)
     return told
+
+
+async def _ask(net: internet.Internet, domain: str) -> None:
+    """Ask the policy socket about a domain, as Postfix does before each delivery."""
+    reader, writer = await asyncio.open_unix_connection(net.policy_socket)
+    query = f"QUERY {domain}"
+    writer.write(f"{len(query)}:{query},".encode())
+    await reader.readuntil(b",")
+    writer.close()
 
 
 def _how(attempt: client.Attempt) -> str:

@@ -21,6 +21,7 @@ STORY: list[tuple[str, list[session.ResultType | str | None], bool]] = [
     ("wrongname.example", [session.ResultType.CERTIFICATE_HOST_MISMATCH], False),
     ("untrusted.example", [session.ResultType.CERTIFICATE_NOT_TRUSTED], False),
     ("plaintext.example", [session.ResultType.STARTTLS_NOT_SUPPORTED], False),
+    ("nopolicyhost.example", ["ok"], True),
     ("withdrawn.example", ["ok"], True),
 ]
 
