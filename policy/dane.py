@@ -72,7 +72,7 @@ async def look_up(dns: resolver.Resolver, domain: str) -> Looked:
     try:
         mx = await dns.mx(domain)
     except resolver.TemporaryError as error:
-        return _without(f"The MX records of {domain} have no answer now.", RETRY, later=str(error))
+        return _without(f"The MX records of {domain} have no answer now ({error}).", RETRY, later=str(error))
     why_not = _without_dane(domain, mx)
     if why_not:
         return _without(why_not, mx.ttl)

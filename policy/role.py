@@ -72,7 +72,7 @@ async def _serve(
         async with https.Client(fetching, names) as client:
             answering = answers.Answers(names, client, kept, report=telling.send if telling else _ignore)
             renewing = asyncio.create_task(answering.run())
-            log.info("policy socket started", listen=policy.listen, policies=len(kept))
+            log.info("policy socket started", listen=" ".join(policy.listen), policies=len(kept))
             try:
                 await server.run(answering, listening)
             finally:

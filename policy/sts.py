@@ -85,7 +85,8 @@ async def look_up(
     try:
         answer = await dns.texts(name)
     except resolver.TemporaryError as error:
-        return _kept(known, [f"The TXT record at {name} has no answer now ({error})."], RETRY)
+        step = f"The TXT record at {name} has no answer now ({error})."
+        return _kept(known, [step], RETRY, nothing="Whether the domain has MTA-STS is not known.")
     try:
         record = mtasts.choose(answer.records)
     except mtasts.InvalidRecordError as error:
@@ -161,10 +162,17 @@ def _after_fetch(fetched: mtasts.Policy | _Trouble, id_: str, known: Known | Non
     return Looked(verdict.Sts(fetched, id_, None, steps), ttl, fetched=Known(id_, fetched))
 
 
-def _kept(known: Known | None, steps: Sequence[str], ttl: int, finding: verdict.Finding | None = None) -> Looked:
+def _kept(
+    known: Known | None,
+    steps: Sequence[str],
+    ttl: int,
+    finding: verdict.Finding | None = None,
+    *,
+    nothing: str = "No MTA-STS for this domain.",
+) -> Looked:
     """Go on with the known policy, if there is one."""
     if known is None:
-        return Looked(verdict.Sts(None, None, finding, (*steps, "No MTA-STS for this domain.")), ttl)
+        return Looked(verdict.Sts(None, None, finding, (*steps, nothing)), ttl)
     last = f"The policy with id {known.id} was fetched before and has not expired. {_in_force(known.policy)}"
     return Looked(verdict.Sts(known.policy, known.id, finding, (*steps, last)), ttl)
 

@@ -236,3 +236,9 @@ def server_tls(_certificates: _Certificates) -> Callable[..., ssl.SSLContext]:
 def self_signed(_certificates: _Certificates) -> Callable[..., ssl.SSLContext]:
     """Give a function of (host, days=10): server side TLS with a certificate for it that only it itself vouches for."""
     return _certificates.self_signed
+
+
+@pytest.fixture(scope="session")
+def unknown_issuer(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ssl.SSLContext]:
+    """Give what ``server_tls`` gives, of a CA that nobody has heard of."""
+    return _Certificates(tmp_path_factory.mktemp("unknown issuer")).server
