@@ -5,6 +5,9 @@ The record's id tells whether the policy we know is still the current one; only 
 that is known goes on to hold whatever goes wrong, also when the record is gone: whoever forges DNS answers could take
 it away else (section 3.1). A domain withdraws its policy with a new one of mode none (section 8.3).
 
+While a policy is known, any trouble to have it anew is a finding, be it of the DNS (RFC 8461 section 6); else only the
+DNS's own word that there is a record makes a domain one that uses MTA-STS.
+
 Not done: nothing is kept here, and no clock is looked at: what is known, and whether it has expired, what failed, and
 for how long it is left alone, is the caller's to remember.
 """
@@ -86,7 +89,8 @@ async def look_up(
         answer = await dns.texts(name)
     except resolver.TemporaryError as error:
         step = f"The TXT record at {name} has no answer now ({error})."
-        return _kept(known, [step], RETRY, nothing="Whether the domain has MTA-STS is not known.")
+        finding = verdict.Finding(verdict.FindingType.STS_POLICY_FETCH_ERROR, error.code) if known else None
+        return _kept(known, [step], RETRY, finding, nothing="Whether the domain has MTA-STS is not known.")
     try:
         record = mtasts.choose(answer.records)
     except mtasts.InvalidRecordError as error:

@@ -56,7 +56,8 @@ def _answer(zone: Zone, wire: bytes) -> bytes | None:
             break
         response.answer.append(dns.rrset.from_text(name, ttl, "IN", "CNAME", *alias))
         name = dns.name.from_text(alias[0])
-    if not any(known == _text(name) for known, _ in zone):
+    last = _text(name)
+    if not any(known == last for known, _ in zone):
         response.set_rcode(dns.rcode.NXDOMAIN)
     apex, soa = _nearest(zone, name, "SOA")
     if soa and found is None:

@@ -187,25 +187,28 @@ def test_the_record_says_whether_there_is_a_policy(
     assert looked.failed is None
 
 
-# id, zone, known, seconds, part of the first step
-UNANSWERED: list[tuple[str, Zone, sts.Known | None, int, str]] = [
-    ("no such name", {("example", "SOA"): ZONE["example", "SOA"]}, None, 60, "There is no MTA-STS record at _mta-sts."),
-    ("withdrawn", {("example", "SOA"): ZONE["example", "SOA"]}, OLD, 60, "There is no MTA-STS record at _mta-sts."),
-    ("SERVFAIL", {**ZONE, (f"_mta-sts.{DOMAIN}", "TXT"): "SERVFAIL"}, None, sts.RETRY, "has no answer now"),
-    ("SERVFAIL, known", {**ZONE, (f"_mta-sts.{DOMAIN}", "TXT"): "SERVFAIL"}, OLD, sts.RETRY, "SERVFAIL"),
-    ("silence, known", {**ZONE, (f"_mta-sts.{DOMAIN}", "TXT"): "SILENT"}, OLD, sts.RETRY, "timed out"),
-    ("forged, known", {**ZONE, (f"_mta-sts.{DOMAIN}", "TXT"): "BOGUS"}, OLD, sts.RETRY, "DNSSEC validation failed"),
+# id, zone, known, seconds, part of the first step, reason of the finding
+UNANSWERED: list[tuple[str, Zone, sts.Known | None, int, str, str | None]] = [
+    ("no such name", {("example", "SOA"): ZONE["example", "SOA"]}, None, 60, "There is no MTA-STS record at _mta-sts.", None),
+    ("withdrawn", {("example", "SOA"): ZONE["example", "SOA"]}, OLD, 60, "There is no MTA-STS record at _mta-sts.", None),
+    ("SERVFAIL", {**ZONE, (f"_mta-sts.{DOMAIN}", "TXT"): "SERVFAIL"}, None, sts.RETRY, "has no answer now", None),
+    ("SERVFAIL, known", {**ZONE, (f"_mta-sts.{DOMAIN}", "TXT"): "SERVFAIL"}, OLD, sts.RETRY, "SERVFAIL", "dns-servfail"),
+    ("silence, known", {**ZONE, (f"_mta-sts.{DOMAIN}", "TXT"): "SILENT"}, OLD, sts.RETRY, "timed out", "dns-timeout"),
+    ("forged, known", {**ZONE, (f"_mta-sts.{DOMAIN}", "TXT"): "BOGUS"}, OLD, sts.RETRY, "DNSSEC validation failed", "dnssec-bogus"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("zone", "known", "ttl", "step"), [pytest.param(*case[1:], id=case[0]) for case in UNANSWERED])
+@pytest.mark.parametrize(
+    ("zone", "known", "ttl", "step", "reason"), [pytest.param(*case[1:], id=case[0]) for case in UNANSWERED]
+)
 def test_without_a_record_a_known_policy_goes_on(
-    world: Open, zone: Zone, known: sts.Known | None, ttl: int, step: str
+    world: Open, zone: Zone, known: sts.Known | None, ttl: int, step: str, reason: str | None
 ) -> None:
-    """RFC 8461 section 3.1: absence does not end it, nor does trouble, and neither is the policy's fault."""
+    """RFC 8461 section 3.1: absence does not end it, nor does trouble; only that is to be reported (section 6)."""
     looked = _once(world, zone, GOOD, known)
     assert (looked.sts.policy, looked.sts.id) == ((known.policy, known.id) if known else (None, None))
-    assert (looked.sts.finding, looked.fetched, looked.failed, looked.ttl) == (None, None, None, ttl)
+    assert looked.sts.finding == (reason and verdict.Finding(FETCH_ERROR, reason))
+    assert (looked.fetched, looked.failed, looked.ttl) == (None, None, ttl)
     assert step in looked.sts.steps[0]
 
 
