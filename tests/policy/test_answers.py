@@ -133,7 +133,7 @@ def world(nameserver: Nameserver, server_tls: ServerTls, ca_file: str, tmp_path:
 
     @contextlib.asynccontextmanager
     async def run(
-        changes: Zone | None = None, policy: dict[str, Any] | None = None, lifetime: float = 0.3
+        changes: Zone | None = None, policy: dict[str, Any] | None = None, lifetime: float = 5
     ) -> AsyncIterator[World]:
         async def handler(_: web.BaseRequest) -> web.StreamResponse:
             made.fetches += 1

@@ -142,7 +142,7 @@ def _zone(hosts: str) -> Zone:
 
 async def _look_up(nameserver: Nameserver, zone: Zone, domain: str = "domain.example") -> dane.Looked:
     async with nameserver(zone) as server:
-        return await dane.look_up(resolver.Resolver([server], lifetime=0.3), domain)
+        return await dane.look_up(resolver.Resolver([server], lifetime=1), domain)
 
 
 @pytest.mark.parametrize(("hosts", "level", "step"), [pytest.param(*case[1:], id=case[0]) for case in SECURE_MX])
