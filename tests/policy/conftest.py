@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import datetime as dt
+import errno
 import ipaddress
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -122,15 +123,28 @@ async def _serve(zone: Zone) -> AsyncIterator[str]:
                 await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(stream, "127.0.0.1", 0)
+    server, transport = await _bind(stream, zone)
     port = server.sockets[0].getsockname()[1]
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: _Udp(zone), local_addr=("127.0.0.1", port))
     try:
         async with server:
             yield f"127.0.0.1:{port}"
     finally:
         transport.close()
+
+
+async def _bind(
+    stream: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], zone: Zone
+) -> tuple[asyncio.Server, asyncio.DatagramTransport]:
+    """Listen on one port of TCP and UDP; a port that is free for the one may be taken for the other."""
+    loop = asyncio.get_running_loop()
+    while True:
+        transport, _ = await loop.create_datagram_endpoint(lambda: _Udp(zone), local_addr=("127.0.0.1", 0))
+        try:
+            return await asyncio.start_server(stream, *transport.get_extra_info("sockname")), transport
+        except OSError as error:
+            transport.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
 
 
 @pytest.fixture(scope="session")
