@@ -205,7 +205,8 @@ def look(path: Path | str, domain: str, now: float) -> Kept | None:
     """
     if not path or not Path(path).exists():
         return None
-    uri = f"{Path(path).absolute().as_uri()}?mode=ro"
+    in_use = Path(f"{path}-wal").exists()  # if not, SQLite must make no such files, which may be another user's then
+    uri = f"{Path(path).absolute().as_uri()}?{'mode=ro' if in_use else 'immutable=1'}"
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT)) as database:
             _check(database)

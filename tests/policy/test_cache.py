@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,23 @@ def test_writes_that_fail_are_told_once_and_made_up_for(tmp_path: Path) -> None:
         kept.close()
     assert [line["error"] for line in logs] == ["database is locked"]
     assert {one.domain for one in _reopen(path)} == {"a", "b", "c"}
+
+
+def test_one_domain_is_looked_at_while_the_cache_is_in_use(tmp_path: Path) -> None:
+    """By another process, without a word to the one that writes."""
+    path, (_, one) = tmp_path / "policy.db", KEPT[1]
+    assert cache.look(path, "a.example", NOW) is None
+    assert cache.look("", "a.example", NOW) is None
+    kept = cache.Cache(path, NOW)
+    kept.put(one)
+    deadline = time.monotonic() + 10
+    while cache.look(path, one.domain, NOW) is None:
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+    assert cache.look(path, one.domain, NOW) == one
+    assert cache.look(path, "b.example", NOW) is None
+    kept.close()
+    assert cache.look(path, one.domain, NOW) == one
+    path.write_text("This is a letter, not a database.\n" * 100)
+    with pytest.raises(cache.CacheError, match="cannot be read"):
+        cache.look(path, one.domain, NOW)

@@ -241,3 +241,11 @@ def test_any_key_gets_an_answer(octets: bytes) -> None:
         assert domain.a_label.isascii()
         assert "." in domain.a_label.strip(".")
         assert socketmap.key(domain.a_label.encode()) == domain
+
+
+def test_a_reader_tells_whether_a_request_is_unfinished() -> None:
+    """Also where the last octet so far is a comma."""
+    reader = socketmap.Reader()
+    for octets, unfinished in ((b"", False), (b"7:QUERY ,", True), (b",", False), (b"1:a,2", True), (b":bc,", False)):
+        list(reader.feed(octets))
+        assert reader.unfinished is unfinished
