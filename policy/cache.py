@@ -209,8 +209,7 @@ def look(path: Path | str, domain: str, now: float) -> Kept | None:
     uri = f"{Path(path).absolute().as_uri()}?{'mode=ro' if in_use else 'immutable=1'}"
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT)) as database:
-            _check(database)
-            rows = database.execute(_SELECT_ONE, (domain,)).fetchall()
+            rows = database.execute(_SELECT_ONE, (domain,)).fetchall() if _check(database) else []
     except (sqlite3.Error, OSError) as error:
         raise CacheError(f"{path}: cannot be read: {error}") from error
     return _kept(rows[0], now) if rows else None

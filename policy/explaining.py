@@ -21,7 +21,7 @@ class Explanation:
     record: tlsrpt.Record | None
     """How it wants to hear of failures; ``None``: not at all, or see ``trouble``."""
     trouble: str | None
-    """Why its TLSRPT record is not known or not usable."""
+    """A sentence: its TLSRPT record cannot be used, or is not known now, and why."""
 
     def answers(self) -> dict[str, str]:
         """Return what Postfix is told, by map name."""
@@ -52,5 +52,7 @@ async def explain(
 async def _reports(dns: resolver.Resolver, domain: str) -> tuple[tlsrpt.Record | None, str | None]:
     try:
         return await discovery.tlsrpt_record(dns, domain), None
-    except (tlsrpt.InvalidRecordError, resolver.TemporaryError) as error:
-        return None, str(error)
+    except tlsrpt.InvalidRecordError as error:
+        return None, f"The TLSRPT record cannot be used: {error}."
+    except resolver.TemporaryError as error:
+        return None, f"The TLSRPT record is not known now: {error}."

@@ -45,7 +45,7 @@ def make(explained: explaining.Explanation) -> tree.Tree:
 
 def _reports(explained: explaining.Explanation) -> list[str]:
     if explained.trouble is not None:
-        return [f"The TLSRPT record cannot be used: {explained.trouble}"]
+        return [explained.trouble]
     if explained.record is None:
         return ["The domain does not ask for reports."]
     return _destinations(explained.record) or ["It asks for reports, but does not say where to send them."]

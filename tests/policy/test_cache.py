@@ -1,5 +1,6 @@
 """The cache of policies in real files: across restarts and kills, bounded, and without a file that can be used."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -268,3 +269,83 @@ def test_one_domain_is_looked_at_while_the_cache_is_in_use(tmp_path: Path) -> No
     path.write_text("This is a letter, not a database.\n" * 100)
     with pytest.raises(cache.CacheError, match="cannot be read"):
         cache.look(path, one.domain, NOW)
+
+
+def _files(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Return what the files of a folder have in them, and when they were written, but for SQLite's shared memory."""
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.endswith("-shm")]
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.mark.parametrize("name", ["policy.db", "a b?c#d%20e&mode=rwc.db", "ü/policy.db"])
+def test_to_look_changes_nothing(tmp_path: Path, name: str) -> None:
+    """Whatever the file is called; nothing is made where nothing is."""
+    path = tmp_path / name
+    assert cache.look(path, "example.com", NOW) is None
+    assert list(tmp_path.iterdir()) == []
+    [kept] = _reopen(path, KEPT[1][1])
+    before = _files(path.parent)
+    assert cache.look(path, "example.com", NOW) == kept
+    assert cache.look(path, "other.example", NOW) is None
+    assert _files(path.parent) == before
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_what_a_killed_process_had_written_is_seen(tmp_path: Path) -> None:
+    """It is in SQLite's log still, which is left for the next start."""
+    path = tmp_path / "policy.db"
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False, timeout=30)
+    assert ended.returncode == -signal.SIGKILL
+    before = _files(tmp_path)
+    assert "policy.db-wal" in before
+    kept = [cache.look(path, f"{number}.example", NOW) for number in range(200)]
+    assert [one.id for one in kept if one] == ["1"] * 200
+    assert _files(tmp_path) == before
+    assert len(_reopen(path)) == 200
+
+
+@pytest.mark.parametrize(("spoil", "error"), [pytest.param(*case[1:], id=case[0]) for case in UNUSABLE])
+def test_a_file_that_cannot_be_looked_at_is_told(tmp_path: Path, spoil: object, error: str) -> None:
+    """In one line with its path; the file stays as it is."""
+    assert callable(spoil)
+    path = tmp_path / "policy.db"
+    spoil(path)
+    before = _files(tmp_path)
+    with pytest.raises(cache.CacheError) as caught:
+        cache.look(path, "example.com", NOW)
+    assert str(caught.value) == f"{path}: cannot be read: {error}"
+    assert _files(tmp_path) == before
+
+
+def test_what_is_looked_at_is_judged_as_in_the_cache(tmp_path: Path) -> None:
+    """An expired policy does not hold; one from the future is from now; a row that makes no sense is none."""
+    path = tmp_path / "policy.db"
+    _reopen(path, cache.Kept("example.com", "1", POLICY, NOW))
+    for now, holds in ((NOW + 7 * DAY - 1, True), (NOW + 7 * DAY, False)):
+        kept = cache.look(path, "example.com", now)
+        assert kept is not None
+        assert kept.holds(now) is holds
+    kept = cache.look(path, "example.com", NOW - DAY)
+    assert kept is not None
+    assert kept.fetched == NOW - DAY
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE policies SET policy = ?", (b"hello",))
+    database.close()
+    assert cache.look(path, "example.com", NOW) is None
+
+
+def test_to_look_does_not_wait_for_who_writes(tmp_path: Path) -> None:
+    """The policy socket may be in the middle of a transaction."""
+    path = tmp_path / "policy.db"
+    kept = cache.Cache(path, NOW)
+    kept.put(KEPT[0][1])
+    while cache.look(path, "example.com", NOW) is None:
+        pass
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("DELETE FROM policies")
+        began = time.monotonic()
+        assert cache.look(path, "example.com", NOW) == KEPT[0][1]
+        assert time.monotonic() - began < cache.BUSY_TIMEOUT / 2
+        other.execute("ROLLBACK")
+    kept.close()
