@@ -280,7 +280,8 @@ def _policy(wire: _Policy, domain: str) -> session.Policy:
         return session.Policy(kind, policy_domain)
     strings = _strings(wire.strings)
     if kind is session.PolicyType.TLSA:
-        return session.Policy(kind, policy_domain, tuple([text.upper() for text in strings]))
+        records = {text.upper() for text in strings}  # a set (RFC 6698), which resolvers give in any order
+        return session.Policy(kind, policy_domain, tuple(sorted(records)))
     return session.Policy(kind, policy_domain, strings, _mx_hosts(wire.mx_hosts))
 
 

@@ -380,6 +380,20 @@ def test_mx_hosts_are_those_of_sts_only() -> None:
     assert datagram.decode(policy(policy_type=1, mx_host=["mx.example.com"])).results[0].policy.mx_hosts == ()
 
 
+def test_tlsa_records_in_another_order_are_the_same_policy() -> None:
+    """Resolvers rotate them, and Postfix hands them on as they come: one host must not become several policies."""
+    first, second = "3 1 1 " + "AB" * 32, "3 1 1 " + "CD" * 32
+    policies = [
+        {"policy-type": 1, "policy-domain": "mx.a.example", "policy-string": strings, "f": 0}
+        for strings in ([first, second], [second.lower(), first], [first, second, first])
+    ]
+    told = {
+        datagram.decode(json.dumps({"d": "a.example", "policies": [one]}).encode()).results[0].policy
+        for one in policies
+    }
+    assert told == {session.Policy(session.PolicyType.TLSA, "mx.a.example", (first, second))}
+
+
 def test_version_1_and_no_version_are_the_same() -> None:
     """Both generations of libtlsrpt are understood."""
     old = policy()
