@@ -4,14 +4,17 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test e2e lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.run          ## the whole way in a made-up internet on loopback
 	$(BIN)/tlsrpt demo
 
 test: $(VENV)/.test         ## every test that needs no root
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/lab $(PYTEST_ARGS)
+
+e2e: $(VENV)/.test          ## real mail servers from Debian's packages in a network namespace: root, on Debian
+	$(BIN)/python -m pytest tests/lab $(PYTEST_ARGS)
 
 lint: $(VENV)/.test         ## style, types, direction of imports
 	$(BIN)/ruff check .
@@ -20,7 +23,7 @@ lint: $(VENV)/.test         ## style, types, direction of imports
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .lab dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

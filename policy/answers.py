@@ -67,7 +67,7 @@ _EVICTED = 16
 
 _NOTFOUND = socketmap.reply(postfix.NOT_FOUND)
 _UNKNOWN = socketmap.reply(b"PERM unknown map name")
-_NAMES = frozenset({postfix.QUERY, postfix.QUERY_WITH_TLSRPT, postfix.JSON})
+_NAMES = frozenset({postfix.QUERY, postfix.QUERY_WITH_TLSRPT, postfix.JSON, postfix.PEEK})
 
 Report = Callable[[bytes], None]
 """Takes a datagram of ``policy.findings``; must neither wait nor raise."""
@@ -211,7 +211,7 @@ class Answers:
 
     def _give(self, entry: _Entry, map_name: bytes, now: float) -> bytes:
         entry.asked = now
-        if entry.datagram is not None:
+        if entry.datagram is not None and map_name != postfix.PEEK:
             self._report(entry.datagram)
         reply = entry.replies.get(map_name)
         if reply is None:
@@ -320,6 +320,6 @@ def _worded(outcome: lookups.Outcome | None, map_name: bytes) -> bytes:
     """Put an outcome as a netstring; without one, nothing is known that would be enforced."""
     if outcome is None:
         return _NOTFOUND
-    if map_name == postfix.JSON:
+    if map_name in {postfix.JSON, postfix.PEEK}:
         return socketmap.reply(postfix.json(outcome.decided))
     return socketmap.reply(postfix.answer(outcome.decided, tlsrpt=map_name == postfix.QUERY_WITH_TLSRPT))

@@ -24,6 +24,8 @@ QUERY_WITH_TLSRPT = b"QUERYwithTLSRPT"
 """For Postfix 3.10 and newer."""
 JSON = b"JSON"
 """For other MTAs and for people: the whole verdict."""
+PEEK = b"PEEK"
+"""The same, by whoever sends no mail: what is found wrong does not count once more."""
 
 MAX_ANSWER = 100_000
 """Octets of an answer that Postfix reads (socketmap_table(5)); more defers the mail."""

@@ -45,6 +45,8 @@ class Recorder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     socket_group: str = ""
     """Group name or number; empty: the group the process runs with."""
     journal: str = "/var/lib/tlsrpt/journal"
+    exim_socket: str = ""
+    """Where Exim's events come in (``conf/exim``), with the same mode and group; empty: there is no Exim."""
 
 
 class Store(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -66,6 +68,17 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Report also when nothing failed."""
     keep_days: int = 30
     """Days that counts, reports and deliveries are kept."""
+
+
+class Follower(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[follower]``: sessions out of the log of Postfix before 3.10."""
+
+    log: str = ""
+    """Path of the log, or ``journal``; empty: the role does not run."""
+    state: str = ""
+    """Folder of the bookmarks; empty: ``follower`` beside ``recorder.journal``."""
+    relayhosts: tuple[str, ...] = ()
+    """Names or addresses of hosts that take mail for other domains."""
 
 
 class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -95,6 +108,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     store: Store = Store()
     policy: Policy = Policy()
     dns: Dns = Dns()
+    follower: Follower = Follower()
     report: Report = Report()
     mail: Mail = Mail()
     https: Https = Https()

@@ -1,6 +1,7 @@
 """The roles of a host as processes: which there are, and what each runs.
 
-``recorder`` is two processes, so that nothing can stall reception: one receives and appends, the other tallies.
+``recorder`` is two processes, so that nothing can stall reception: one receives and appends, the other tallies. Where
+there is an Exim, a third makes datagrams of its events.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from sender import config, supervisor
 RECORDER = "recorder"
 POLICY = "policy"
 REPORTER = "reporter"
+FOLLOWER = "follower"
 
 log = structlog.get_logger()
 
@@ -34,7 +36,10 @@ def processes(
         RECORDER: {"recorder": lambda: _recorder(settings, inherited), "tally": lambda: _tally(settings)},
         POLICY: {"policy": lambda: _policy(settings, inherited)},
         REPORTER: {"reporter": lambda: _reporter(settings)},
+        FOLLOWER: {"follower": lambda: _follower(settings)},
     }
+    if settings.recorder.exim_socket:
+        known[RECORDER]["exim"] = lambda: _exim(settings)
     return {name: run for role in roles for name, run in known[role].items()}
 
 
@@ -48,6 +53,12 @@ def _tally(settings: config.Config) -> int:
     from sender import tally
 
     return tally.main(settings)
+
+
+def _exim(settings: config.Config) -> int:
+    from sender import eximlistener
+
+    return eximlistener.main(settings)
 
 
 def _policy(settings: config.Config, inherited: Sequence[socket.socket]) -> int:
@@ -67,3 +78,9 @@ def _reporter(settings: config.Config) -> int:
         log.error("the reporter cannot run", error=str(error))
         return 1
     return 0
+
+
+def _follower(settings: config.Config) -> int:
+    from sender import following
+
+    return following.main(settings)

@@ -37,7 +37,7 @@ def is_known(command: str) -> bool:
         case "tlsrpt":
             return is_tlsrpt(arguments)
         case "make":
-            targets = re.findall(r"^([a-z]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
+            targets = re.findall(r"^([a-z0-9]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
             return set(arguments) <= set(targets)
         case name:
             return name in {"python3", "pip", "ln", "cp", "systemctl", "sysctl", "docker", "git", "cd"}

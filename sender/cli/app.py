@@ -12,7 +12,7 @@ from typing import Annotated, TextIO
 import typer
 from typer import exceptions
 
-from sender.cli import inspecting, policies, reporting, running, serving, submitting
+from sender.cli import following, inspecting, policies, reporting, running, serving, submitting
 
 NAME = "tlsrpt"
 
@@ -46,6 +46,7 @@ def tlsrpt(
 
 app.command("serve")(serving.serve)
 app.command("submit")(submitting.submit)
+app.command("follow")(following.follow)
 app.command("pending")(inspecting.pending)
 app.command("show")(inspecting.show)
 app.command("report")(reporting.report)

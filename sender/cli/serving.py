@@ -18,6 +18,8 @@ class Role(enum.StrEnum):
     RECORDER = "recorder"
     POLICY = "policy"
     REPORTER = "reporter"
+    FOLLOWER = "follower"
+    """Only where there is a log to follow."""
 
 
 class Log(enum.StrEnum):
@@ -29,7 +31,11 @@ class Log(enum.StrEnum):
 
 def serve(
     roles: Annotated[
-        list[Role] | None, typer.Argument(metavar="ROLE", help="recorder, policy, reporter; all where it is left out.")
+        list[Role] | None,
+        typer.Argument(
+            metavar="ROLE",
+            help="recorder, policy, reporter, follower; all where it is left out (follower with follower.log only).",
+        ),
     ] = None,
     *,
     log: Annotated[Log, typer.Option(help="How the log on standard error is written.")] = Log.LOGFMT,
@@ -42,11 +48,16 @@ def serve(
 
     with running.failures(listeners.ListenError):
         settings = running.settings(config)
-        wanted = [role.value for role in roles or Role]
+        wanted = [role.value for role in roles or _usual(settings)]
         _check(settings, wanted)
         logs.configure(json=log is Log.JSON)
         code = all_roles.serve(settings, wanted)
     raise typer.Exit(code)
+
+
+def _usual(settings: "configuration.Config") -> list[Role]:
+    """Return the roles of a host where none is named."""
+    return [role for role in Role if role is not Role.FOLLOWER or settings.follower.log]
 
 
 def _check(settings: "configuration.Config", roles: Sequence[str]) -> None:
@@ -58,6 +69,7 @@ def _check(settings: "configuration.Config", roles: Sequence[str]) -> None:
     from policy import listeners, role
     from sender import config as configuration
     from sender import daily
+    from sender.cli import following
     from sender.store import engine
 
     engine.check_url(settings.store.url)
@@ -75,6 +87,8 @@ def _check(settings: "configuration.Config", roles: Sequence[str]) -> None:
             raise configuration.ConfigError(str(error)) from error
     if Role.REPORTER in roles:
         daily.check(settings)
+    if Role.FOLLOWER in roles:
+        following.check(settings)
 
 
 def demo(

@@ -517,7 +517,10 @@ def test_each_question_that_meets_a_finding_reports_it(
 
     async def main() -> None:
         async with world(changes, policy) as outside, outside.run() as asked:
-            for name in (postfix.QUERY, postfix.QUERY_WITH_TLSRPT, postfix.JSON, postfix.QUERY):
+            peeked = await _ask(asked, name=postfix.PEEK)
+            assert outside.reported == [], "who sends no mail meets nothing"
+            assert peeked == await _ask(asked, name=postfix.JSON)
+            for name in (postfix.QUERY, postfix.QUERY_WITH_TLSRPT, postfix.QUERY):
                 await _ask(asked, name=name)
             await asyncio.gather(*(asked.answer(postfix.QUERY, KEY) for _ in range(3)))
             if expected is None:

@@ -13,7 +13,7 @@ from sender.cli import app
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
-CONTRACT = ["serve", "submit", "pending", "show", "report", "history", "retry", "cancel", "policy", "demo"]
+CONTRACT = ["serve", "submit", "follow", "pending", "show", "report", "history", "retry", "cancel", "policy", "demo"]
 
 COMMANDS = typer.main.get_command(app.app).commands  # type: ignore[attr-defined] # it is a group
 
@@ -83,7 +83,7 @@ WRONG = [
     ("bad revision", ["show", "a.example", "--revision", "0"], "'--revision'"),
     ("two forms at once", ["show", "a.example", "--json", "--mail"], "--json and --mail exclude each other"),
     ("bad domain of a report", ["report", "--domain", "-"], "'--domain': not a domain name: '-'"),
-    ("bad role", ["serve", "postman"], "'postman' is not one of 'recorder', 'policy', 'reporter'"),
+    ("bad role", ["serve", "postman"], "'postman' is not one of 'recorder', 'policy', 'reporter', 'follower'"),
     ("no id", ["retry"], "tlsrpt retry: Missing argument 'ID'"),
 ]
 
@@ -102,6 +102,7 @@ READING = {  # each command that reads the configuration, and whether it needs t
     "serve policy": (["serve", "policy"], False),
     "serve reporter": (["serve", "reporter"], True),
     "submit": (["submit"], False),
+    "follow": (["follow", "x", "--once"], False),
     "pending": (["pending"], False),
     "show": (["show", "a.example"], True),
     "report": (["report"], True),
