@@ -22,9 +22,6 @@ MAX_HOSTS = 16
 """MX hosts that are looked at, those of best preference: large providers have up to ten, an MTA tries a few, and each
 is up to five questions that a stranger makes us ask."""
 
-RETRY = 60
-"""Seconds until what had no answer is asked again: resolvers keep failures for some seconds, mail waits minutes."""
-
 
 class State(enum.Enum):
     """What a host says about DANE."""
@@ -72,7 +69,7 @@ async def look_up(dns: resolver.Resolver, domain: str) -> Looked:
     try:
         mx = await dns.mx(domain)
     except resolver.TemporaryError as error:
-        return _without(f"The MX records of {domain} have no answer now ({error}).", RETRY, later=str(error))
+        return _without(f"The MX records of {domain} have no answer now ({error}).", resolver.RETRY, later=str(error))
     why_not = _without_dane(domain, mx)
     if why_not:
         return _without(why_not, mx.ttl)
@@ -109,7 +106,7 @@ async def _look_at(dns: resolver.Resolver, host: str) -> _Found:
     try:
         addresses = await dns.host(host)
     except resolver.TemporaryError as error:
-        return _Found(State.UNKNOWN, f"{host}: its addresses have no answer now ({error}).", RETRY)
+        return _Found(State.UNKNOWN, f"{host}: its addresses have no answer now ({error}).", resolver.RETRY)
     if not addresses.addresses:
         return _Found(State.GONE, f"{host} has no address, so no mail goes there.", addresses.ttl)
     names = _base_names(host, addresses)
@@ -118,7 +115,7 @@ async def _look_at(dns: resolver.Resolver, host: str) -> _Found:
     try:
         return await _search(dns, host, names, addresses.ttl)
     except resolver.TemporaryError as error:
-        return _Found(State.LATER, f"{host}: its TLSA records have no answer now ({error}).", RETRY)
+        return _Found(State.LATER, f"{host}: its TLSA records have no answer now ({error}).", resolver.RETRY)
 
 
 def _base_names(host: str, addresses: resolver.Host) -> tuple[str, ...]:

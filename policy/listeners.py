@@ -8,6 +8,7 @@ Known limits: two processes that take over the same stale file in the same momen
 who can be started twice needs a lock of its own. ``ss -x`` shows the temporary name.
 """
 
+import asyncio
 import contextlib
 import errno
 import grp
@@ -15,7 +16,8 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 MAX_PATH = 107
@@ -91,6 +93,22 @@ def systemd_sockets(environment: Mapping[str, str], pid: int) -> list[socket.soc
     if not (text.isascii() and text.isdigit() and int(text) <= MAX_INHERITED):
         raise ListenError(f"LISTEN_FDS={text!r}: not a number up to {MAX_INHERITED}: leave it to systemd")
     return [_inherited(descriptor) for descriptor in range(FIRST_INHERITED, FIRST_INHERITED + int(text))]
+
+
+async def accept(sock: socket.socket, protocol: Callable[[], asyncio.BaseProtocol], backlog: int) -> asyncio.Server:
+    """Serve the connections of a stream socket, Unix or TCP; its file stays when the server is closed.
+
+    Args:
+        sock: bound.
+        protocol: makes one for each connection.
+        backlog: connections that may wait to be accepted.
+    """
+    loop = asyncio.get_running_loop()
+    if sock.family != socket.AF_UNIX:
+        return await loop.create_server(protocol, sock=sock, backlog=backlog)
+    if sys.version_info >= (3, 13):  # where Python would remove the socket file, which may be another's by then
+        return await loop.create_unix_server(protocol, sock=sock, backlog=backlog, cleanup_socket=False)
+    return await loop.create_unix_server(protocol, sock=sock, backlog=backlog)
 
 
 def choose(

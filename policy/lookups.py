@@ -171,7 +171,7 @@ class Lookups:
                 self._dns,
                 self._client,
                 memory.domain,
-                _known(kept, now),
+                known_policy(kept, now),
                 failed=_failed(kept, now, refresh=flight.refresh),
                 refresh=flight.refresh,
                 port=self._port,
@@ -238,7 +238,7 @@ class Lookups:
 
         The resolver has less than half of the limit, so what takes longer is the policy host.
         """
-        known = _known(self._kept(flight.memory.domain), now)
+        known = known_policy(self._kept(flight.memory.domain), now)
         slow = asyncio.get_running_loop().time() - flight.began > self._limit / 2
         finding = verdict.Finding(verdict.FindingType.STS_POLICY_FETCH_ERROR, "timeout") if slow else None
         step = "The policy host does not answer in time." if slow else "MTA-STS could not be looked up in time."
@@ -255,7 +255,8 @@ class Lookups:
         return _pause(kept, now) or math.inf
 
 
-def _known(kept: cache.Kept, now: float) -> sts.Known | None:
+def known_policy(kept: cache.Kept, now: float) -> sts.Known | None:
+    """Return the kept policy that has not expired; ``None``: there is none."""
     if kept.id is None or kept.policy is None or not kept.holds(now):
         return None
     return sts.Known(kept.id, kept.policy)

@@ -46,6 +46,18 @@ def a_label(text: str) -> str:
     return name
 
 
+def host_name(text: str) -> str | None:
+    """Return a name as :func:`a_label` does; ``None``: it is none, or an IPv4 address.
+
+    RFC 3696 section 2: the last label of a name is not all digits.
+    """
+    try:
+        name = a_label(text)
+    except InvalidNameError:
+        return None
+    return None if name.rpartition(".")[2].isdigit() else name
+
+
 def _encode(text: str) -> str:
     """Encode the labels that need it; the others may have what IDNA forbids and the DNS does not (``_smtp``)."""
     if len(text) > _MAX_TEXT:

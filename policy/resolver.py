@@ -46,6 +46,10 @@ MAX_TTL = 86_400
 MAX_NEGATIVE_TTL = 3600
 """Seconds an absence is said to hold at most, the low end of what RFC 2308 section 5 recommends: something may come."""
 
+RETRY = 60
+"""Seconds until a question that had no answer is asked again: resolvers keep failures for some seconds, mail waits
+minutes."""
+
 RESOLV_CONF = Path("/etc/resolv.conf")
 
 _PAYLOAD = 1232

@@ -16,15 +16,13 @@ import collections
 import contextlib
 import resource
 import signal
-import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import structlog
 
-from policy import endpoints, socketmap
+from policy import endpoints, listeners, socketmap
 
 MAX_CONNECTIONS = 20_000
 """Connections at once; a large Postfix has some thousand smtp processes with one each."""
@@ -143,20 +141,8 @@ class Server:
         """Begin to accept connections; the sockets are closed by :meth:`drain`."""
         self._listening = listening
         for sock in listening.sockets:
-            self._servers.append(await self._accept(sock))
+            self._servers.append(await listeners.accept(sock, lambda: Connection(self), endpoints.BACKLOG))
         self._timer = asyncio.get_running_loop().call_later(ROUND, self._tick)
-
-    async def _accept(self, sock: socket.socket) -> asyncio.Server:
-        loop = asyncio.get_running_loop()
-
-        def connection() -> Connection:
-            return Connection(self)
-
-        if sock.family != socket.AF_UNIX:
-            return await loop.create_server(connection, sock=sock, backlog=endpoints.BACKLOG)
-        if sys.version_info >= (3, 13):  # where Python would remove the socket file, which may be that of systemd
-            return await loop.create_unix_server(connection, sock=sock, backlog=endpoints.BACKLOG, cleanup_socket=False)
-        return await loop.create_unix_server(connection, sock=sock, backlog=endpoints.BACKLOG)
 
     async def drain(self, patience: float = DRAIN_TIMEOUT) -> None:
         """Stop to listen, finish the requests under way, close all connections.

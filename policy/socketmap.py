@@ -32,12 +32,17 @@ class Request:
 
 
 class Reader:
-    """Gives the requests in a stream of octets, however it is cut."""
+    """Gives the requests, or any netstrings, in a stream of octets, however it is cut.
 
-    __slots__ = ("_buffer",)
+    Args:
+        limit: octets of one netstring.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_buffer", "_limit", "_max_digits")
+
+    def __init__(self, limit: int = MAX_REQUEST) -> None:
         self._buffer = bytearray()
+        self._limit, self._max_digits = limit, len(str(limit))
 
     def feed(self, octets: bytes) -> Iterator[Request]:
         """Take octets; yield the requests that are complete now. What is not asked for now is given next time.
@@ -47,6 +52,11 @@ class Reader:
         """
         self._buffer += octets
         return self._requests()
+
+    def payloads(self, octets: bytes) -> Iterator[bytes]:
+        """Do as :meth:`feed` does, for netstrings that are no requests: answers."""
+        self._buffer += octets
+        return iter(self._take, None)
 
     @property
     def unfinished(self) -> bool:
@@ -60,11 +70,11 @@ class Reader:
 
     def _take(self) -> bytes | None:
         """Take the first netstring out of the buffer; ``None``: it is not complete."""
-        colon = self._buffer.find(b":", 0, _MAX_DIGITS + 1)
-        head = bytes(self._buffer[: colon if colon >= 0 else _MAX_DIGITS + 1])
+        colon = self._buffer.find(b":", 0, self._max_digits + 1)
+        head = bytes(self._buffer[: colon if colon >= 0 else self._max_digits + 1])
         if not head and colon < 0:
             return None
-        end = colon + 1 + _length(head)
+        end = colon + 1 + _length(head, self._limit)
         if colon < 0 or len(self._buffer) <= end:
             return None
         if self._buffer[end] != _COMMA:
@@ -74,18 +84,17 @@ class Reader:
         return payload
 
 
-_MAX_DIGITS = len(str(MAX_REQUEST))
 _COMMA = ord(",")
 _LENGTH = re.compile(rb"0|[1-9][0-9]*")
 
 
-def _length(digits: bytes) -> int:
+def _length(digits: bytes, limit: int) -> int:
     """Return the length that these digits announce, or the least that they can when more follow."""
     if not _LENGTH.fullmatch(digits):
         raise ProtocolError(f"not the length of a netstring: {digits!a}")
     length = int(digits)
-    if length > MAX_REQUEST:
-        raise ProtocolError(f"a request longer than {MAX_REQUEST} octets")
+    if length > limit:
+        raise ProtocolError(f"longer than {limit} octets")
     return length
 
 

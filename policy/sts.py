@@ -25,9 +25,6 @@ POLICY_HOST = "mta-sts"
 
 PATH = "/.well-known/mta-sts.txt"
 
-RETRY = 60
-"""Seconds until a record that had no answer is asked for again: resolvers keep failures for some seconds."""
-
 _HTTPS_PORT = 443
 _OK = 200
 
@@ -90,7 +87,7 @@ async def look_up(
     except resolver.TemporaryError as error:
         step = f"The TXT record at {name} has no answer now ({error})."
         finding = verdict.Finding(verdict.FindingType.STS_POLICY_FETCH_ERROR, error.code) if known else None
-        return _kept(known, [step], RETRY, finding, nothing="Whether the domain has MTA-STS is not known.")
+        return _kept(known, [step], resolver.RETRY, finding, nothing="Whether the domain has MTA-STS is not known.")
     try:
         record = mtasts.choose(answer.records)
     except mtasts.InvalidRecordError as error:

@@ -139,7 +139,7 @@ def datagram(attempt: joining.Attempt, applied: Applied) -> bytes | None:
     Returns:
         ``None``: it is none for a report: nobody asked for TLS and there was none, or the next hop is no domain.
     """
-    domain = _domain(attempt.next_hop)
+    domain = names.host_name(attempt.next_hop)
     if domain is None:
         return None
     held = policy(attempt, domain, applied)
@@ -158,12 +158,3 @@ def _failure(server: postfixlog.Server | None, problem: joining.Problem) -> sess
         receiving_ip=server.ip if server else None,
         failure_reason_code=problem.reason,
     )
-
-
-def _domain(text: str) -> str | None:
-    """Return a next hop as A-labels; ``None``: an address, or nothing that can be one."""
-    try:
-        name = names.a_label(text)
-    except names.InvalidNameError:
-        return None
-    return None if name.rpartition(".")[2].isdigit() else name

@@ -30,8 +30,8 @@ MAX_REMEMBERED = 10_000
 MAX_REMEMBERED_OCTETS = 32 * 1024 * 1024
 """Octets of the policies in them."""
 
-MAX_REPLY = postfix.MAX_ANSWER + len(str(postfix.MAX_ANSWER)) + 2
-"""Octets of a netstring."""
+RECEIVED = 64 * 1024
+"""Octets received at once; most answers have some hundred."""
 
 REPEAT_AFTER = 600.0
 """Seconds between two warnings that nobody answers."""
@@ -172,17 +172,16 @@ def _receive(sock: socket.socket, deadline: float) -> bytes:
     Raises:
         OSError: it does not come in time or in whole, or is none.
     """
-    buffer = bytearray()
+    reader = socketmap.Reader(postfix.MAX_ANSWER)
     while True:
-        octets = sock.recv(MAX_REPLY)
-        buffer += octets
-        digits, colon, rest = bytes(buffer).partition(b":")
-        length = int(digits) if digits.isdigit() and len(digits) <= len(str(MAX_REPLY)) else None
-        if not octets or len(buffer) > MAX_REPLY or (length is None and (colon or not buffer.isdigit())):
+        octets = sock.recv(RECEIVED)
+        try:
+            answers = list(reader.payloads(octets))
+        except socketmap.ProtocolError as error:
+            raise OSError("not an answer") from error
+        if not octets or len(answers) > 1 or (answers and reader.unfinished):
             raise OSError("not an answer")
-        if colon and length is not None and len(rest) > length:
-            if rest[length:] != b",":
-                raise OSError("not an answer")
-            return rest[:length]
+        if answers:
+            return answers[0]
         if time.monotonic() > deadline:
             raise TimeoutError("timed out")

@@ -4,6 +4,7 @@
 a test compares it with this module. Reading the file is the only I/O here.
 """
 
+import contextlib
 import os
 import re
 import tomllib
@@ -22,6 +23,19 @@ ENVIRONMENT_PREFIX = "TLSRPT_"
 
 class ConfigError(Exception):
     """The configuration cannot be used; the text is one line that names key, value and cure."""
+
+
+@contextlib.contextmanager
+def checked() -> Iterator[None]:
+    """Turn what the policy room says of its sections (a ``ValueError`` with key, value and cure) into our error.
+
+    Raises:
+        ConfigError: something in them cannot be used.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 class Organization(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -135,17 +135,13 @@ def check(settings: config.Config) -> None:
 
 
 def _client(settings: config.Config, dns: resolver.Resolver) -> https.Client:
-    try:
+    with config.checked():
         return https.Client(settings.https, dns)
-    except ValueError as error:
-        raise config.ConfigError(str(error)) from error
 
 
 def _resolver(settings: config.Config) -> resolver.Resolver:
-    try:
+    with config.checked():
         return resolver.Resolver(settings.dns.nameservers)
-    except ValueError as error:
-        raise config.ConfigError(str(error)) from error
 
 
 def load_signer(settings: config.Config, identity: config.Identity) -> signature.Signer | None:

@@ -128,13 +128,14 @@ _VERSION_DECODER = msgspec.json.Decoder(_Version)
 _VERSIONS = (None, "1")
 """``dpv``: absent up to libtlsrpt 0.5.0, "1" from 0.5.1."""
 
-_POLICY_TYPES = {
+POLICY_TYPES = {
     1: session.PolicyType.TLSA,
     2: session.PolicyType.STS,
     9: session.PolicyType.NO_POLICY_FOUND,
 }
+"""By ``policy-type``."""
 
-_RESULT_TYPES = {
+RESULT_TYPES = {
     201: session.ResultType.STARTTLS_NOT_SUPPORTED,
     202: session.ResultType.CERTIFICATE_HOST_MISMATCH,
     203: session.ResultType.CERTIFICATE_NOT_TRUSTED,
@@ -147,6 +148,7 @@ _RESULT_TYPES = {
     305: session.ResultType.DNSSEC_INVALID,
     306: session.ResultType.DANE_REQUIRED,
 }
+"""By ``c`` of a failure."""
 
 _UNTRUSTED = frozenset(
     {
@@ -272,7 +274,7 @@ def _result(wire: _Policy, domain: str) -> session.Result:
 
 
 def _policy(wire: _Policy, domain: str) -> session.Policy:
-    kind = _POLICY_TYPES.get(wire.type)
+    kind = POLICY_TYPES.get(wire.type)
     if kind is None:
         raise MalformedError(Reason.UNKNOWN_POLICY_TYPE, f"policy-type is {str(wire.type)[:_SHOWN]}, not 1, 2 or 9")
     policy_domain = _domain(wire.domain) if wire.domain else domain
@@ -300,7 +302,7 @@ def _mx_hosts(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _failure(wire: _Detail) -> session.Failure:
-    result_type = _RESULT_TYPES.get(wire.c)
+    result_type = RESULT_TYPES.get(wire.c)
     if result_type is None:
         raise MalformedError(Reason.UNKNOWN_CODE, f"c of a failure is {str(wire.c)[:_SHOWN]}")
     reason = _reason(wire.f) if wire.f else None
@@ -358,12 +360,7 @@ def _host(text: str) -> str | None:
 
 @functools.lru_cache(maxsize=_CACHED)
 def _cached_host(text: str) -> str | None:
-    """Return a name as A-labels; an IP address is none (RFC 3696 section 2: the last label is not all digits)."""
-    try:
-        name = names.a_label(text)
-    except names.InvalidNameError:
-        return None
-    return None if name.rpartition(".")[2].isdigit() else name
+    return names.host_name(text)
 
 
 def _pattern(text: str) -> str | None:

@@ -6,23 +6,10 @@ are in the form that decoding gives them (A-labels in lower case, canonical addr
 
 import msgspec
 
-from sender import session
+from sender import datagram, session
 
-_TYPES = {session.PolicyType.TLSA: 1, session.PolicyType.STS: 2, session.PolicyType.NO_POLICY_FOUND: 9}
-
-_CODES = {
-    session.ResultType.STARTTLS_NOT_SUPPORTED: 201,
-    session.ResultType.CERTIFICATE_HOST_MISMATCH: 202,
-    session.ResultType.CERTIFICATE_NOT_TRUSTED: 203,
-    session.ResultType.CERTIFICATE_EXPIRED: 204,
-    session.ResultType.VALIDATION_FAILURE: 205,
-    session.ResultType.STS_POLICY_FETCH_ERROR: 301,
-    session.ResultType.STS_POLICY_INVALID: 302,
-    session.ResultType.STS_WEBPKI_INVALID: 303,
-    session.ResultType.TLSA_INVALID: 304,
-    session.ResultType.DNSSEC_INVALID: 305,
-    session.ResultType.DANE_REQUIRED: 306,
-}
+_TYPES = {kind: number for number, kind in datagram.POLICY_TYPES.items()}
+_CODES = {kind: code for code, kind in datagram.RESULT_TYPES.items()}
 
 
 class _Detail(msgspec.Struct, frozen=True, omit_defaults=True):

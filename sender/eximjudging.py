@@ -34,7 +34,7 @@ def judge(attempt: eximjoining.Attempt, asked: applied.Applied, now: float) -> s
     Returns:
         ``None``: its domain is none, or not known.
     """
-    domain = host_name(attempt.domain)
+    domain = names.host_name(attempt.domain)
     if domain is None:
         return None
     policy = _policy(attempt, domain, asked)
@@ -43,17 +43,8 @@ def judge(attempt: eximjoining.Attempt, asked: applied.Applied, now: float) -> s
     return session.Session(domain, None, (session.Result(policy, failed=found is not None, failures=failures),))
 
 
-def host_name(text: str) -> str | None:
-    """Return a name as A-labels; ``None``: an address, or nothing that can be a name."""
-    try:
-        name = names.a_label(text)
-    except names.InvalidNameError:
-        return None
-    return None if name.rpartition(".")[2].isdigit() else name
-
-
 def _policy(attempt: eximjoining.Attempt, domain: str, asked: applied.Applied) -> session.Policy:
-    host = host_name(attempt.host)
+    host = names.host_name(attempt.host)
     if attempt.tlsa and host is not None:
         return session.Policy(session.PolicyType.TLSA, host)
     if asked.sts is not None and asked.sts.mode is not mtasts.Mode.NONE:
@@ -133,7 +124,7 @@ def _certificate(attempt: eximjoining.Attempt, now: float) -> _Found:
 
 def _is_for(certificate: eximevents.Certificate, host: str) -> bool:
     """Tell whether a host has one of the names, or may have: ``*`` stands for the first label (RFC 6125 6.4)."""
-    name = host_name(host)
+    name = names.host_name(host)
     if certificate.names is None or name is None:
         return True
     told = {text.lower().rstrip(".") for text in certificate.names}
@@ -144,7 +135,7 @@ def _failure(attempt: eximjoining.Attempt, result_type: session.ResultType, reas
     return session.Failure(
         result_type=result_type,
         sending_mta_ip=attempt.sending_ip or None,
-        receiving_mx_hostname=host_name(attempt.host),
+        receiving_mx_hostname=names.host_name(attempt.host),
         receiving_mx_helo=datagram.ehlo_name(attempt.helo),
         receiving_ip=attempt.ip or None,
         failure_reason_code=reason,

@@ -17,7 +17,6 @@ import contextlib
 import queue
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import structlog
 
-from policy import listeners, postfix
+from policy import listeners, names, postfix
 from sender import applied, asking, config, encoding, eximevents, eximjoining, eximjudging, submit
 
 MAX_CONNECTIONS = 200
@@ -112,7 +111,7 @@ class Handing:
         self._policies.close()
 
     def _hand_over(self, attempt: eximjoining.Attempt) -> None:
-        domain = eximjudging.host_name(attempt.domain)
+        domain = names.host_name(attempt.domain)
         asked = applied.NOTHING if domain is None else self._policies.of(domain)
         told = eximjudging.judge(attempt, asked, time.time())
         if told is None:
@@ -176,18 +175,8 @@ class Listener:
 
     async def start(self, sock: socket.socket) -> None:
         """Begin to accept connections on a listening socket."""
-        loop = asyncio.get_running_loop()
-
-        def connection() -> _Connection:
-            return _Connection(self)
-
-        if sys.version_info >= (3, 13):  # where Python would remove the socket file, which may be another's by then
-            self._server = await loop.create_unix_server(
-                connection, sock=sock, backlog=listeners.BACKLOG, cleanup_socket=False
-            )
-        else:
-            self._server = await loop.create_unix_server(connection, sock=sock, backlog=listeners.BACKLOG)
-        self._timer = loop.call_later(ROUND, self._tick)
+        self._server = await listeners.accept(sock, lambda: _Connection(self), listeners.BACKLOG)
+        self._timer = asyncio.get_running_loop().call_later(ROUND, self._tick)
 
     def end(self) -> None:
         """Stop to accept, drop all connections, and tell what is known of those of Exim."""

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from sender import (
@@ -162,9 +163,14 @@ class Follower:
         """Compare a last time if there is something to compare, and note that this was ended in order."""
         if not self._reports:
             return None
-        result = self._compare() if self._compares or self._begin_comparing() else None
-        if self._keeper.kept is not None:
-            self._keeper.note(_with_recorded(self._keeper.kept, self._comparison.position))
+        if self._compares:
+            result = self._compare()
+        else:
+            result = None
+            self._begin_comparing()
+        kept = self._keeper.kept
+        if kept is not None:
+            self._keeper.note(msgspec.structs.replace(kept, recorded=self._comparison.position))
         return result
 
     def _begin(self) -> None:
@@ -247,12 +253,11 @@ class Follower:
             self._compare()
         self._stop.wait(POLL)
 
-    def _begin_comparing(self) -> bool:
-        """Count from now on, where it was not known from when on; return whether there is anything to compare yet."""
+    def _begin_comparing(self) -> None:
+        """Count from now on, where it was not known from when on."""
         with contextlib.suppress(journal.JournalError):
             self._comparison.begin_now()
             self._compares, self._compared_at = True, time.monotonic()
-        return False
 
     def _compare(self) -> comparing.Result | None:
         self._compared_at = time.monotonic()
@@ -273,17 +278,6 @@ class Follower:
             missing=result.missing,
         )
         return result
-
-
-def _with_recorded(kept: bookmark.Bookmark, position: str) -> bookmark.Bookmark:
-    return bookmark.Bookmark(
-        replay=kept.replay,
-        done=kept.done,
-        index=kept.index,
-        services=kept.services,
-        reports=kept.reports,
-        recorded=position,
-    )
 
 
 def run(settings: config.Config, name: str, *, once: bool, stop: threading.Event) -> Totals:

@@ -53,8 +53,6 @@ def check(settings: "configuration.Config", name: str | None = None) -> None:
         raise configuration.ConfigError(f'follower.log = "": {cure}')
     if not settings.recorder.socket:
         raise configuration.ConfigError('recorder.socket = "": name the socket of the recorder that gets the sessions')
-    try:
+    with configuration.checked():
         for address in settings.policy.listen:
             endpoints.parse(address)
-    except ValueError as error:
-        raise configuration.ConfigError(str(error)) from error

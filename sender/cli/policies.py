@@ -56,22 +56,19 @@ def policy(
 async def _explain(settings: "configuration.Config", domain: str) -> "explaining.Explanation":
     import time
 
-    from policy import cache, explaining, https, resolver, sts
+    from policy import cache, explaining, https, lookups, resolver
     from sender import config as configuration
 
     now = time.time()
     known = None
     try:
         kept = cache.look(settings.policy.cache, domain, now)
-        if kept is not None and kept.id is not None and kept.policy is not None and kept.holds(now):
-            known = sts.Known(kept.id, kept.policy)
+        known = lookups.known_policy(kept, now) if kept is not None else None
     except cache.CacheError as error:
         running.complain(f"tlsrpt: policy.cache: {error}: what is kept there is not in this answer")
-    try:
+    with configuration.checked():
         dns = resolver.Resolver(settings.dns.nameservers)
         client = https.Client(settings.https, dns)
-    except ValueError as error:
-        raise configuration.ConfigError(str(error)) from error
     async with client:
         return await explaining.explain(dns, client, domain, known)
 

@@ -81,10 +81,8 @@ def _check(settings: "configuration.Config", roles: Sequence[str]) -> None:
         if not settings.recorder.socket:
             raise configuration.ConfigError('recorder.socket = "": give the recorder a path to listen on')
     if Role.POLICY in roles:
-        try:
+        with configuration.checked():
             role.check(settings.policy, settings.dns, settings.https)
-        except ValueError as error:
-            raise configuration.ConfigError(str(error)) from error
     if Role.REPORTER in roles:
         daily.check(settings)
     if Role.FOLLOWER in roles:

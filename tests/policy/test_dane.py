@@ -165,7 +165,7 @@ def test_trouble_at_a_host_is_told_and_left_to_the_mta(
     assert looked.dane.level == level
     assert looked.dane.later is not None
     assert re.search(later, looked.dane.later)
-    assert looked.ttl == dane.RETRY
+    assert looked.ttl == resolver.RETRY
 
 
 @pytest.mark.parametrize(("zone", "domain", "level", "step"), [pytest.param(*case[1:], id=case[0]) for case in DOMAINS])
@@ -187,7 +187,7 @@ def test_mx_records_without_an_answer_are_no_answer(nameserver: Nameserver, word
     (step,) = looked.dane.steps
     assert step == f"The MX records of domain.example have no answer now ({looked.dane.later})."
     assert told in step
-    assert looked.ttl == dane.RETRY
+    assert looked.ttl == resolver.RETRY
 
 
 def test_more_hosts_than_anybody_has_are_not_looked_at(nameserver: Nameserver) -> None:

@@ -198,10 +198,10 @@ def _broken(word: str) -> Zone:
 UNANSWERED: list[tuple[str, Zone, sts.Known | None, int, str, str | None]] = [
     ("no such name", NO_ZONE, None, 60, "There is no MTA-STS record at _mta-sts.", None),
     ("withdrawn", NO_ZONE, OLD, 60, "There is no MTA-STS record at _mta-sts.", None),
-    ("SERVFAIL", _broken("SERVFAIL"), None, sts.RETRY, "has no answer now", None),
-    ("SERVFAIL, known", _broken("SERVFAIL"), OLD, sts.RETRY, "SERVFAIL", "dns-servfail"),
-    ("silence, known", _broken("SILENT"), OLD, sts.RETRY, "timed out", "dns-timeout"),
-    ("forged, known", _broken("BOGUS"), OLD, sts.RETRY, "DNSSEC validation failed", "dnssec-bogus"),
+    ("SERVFAIL", _broken("SERVFAIL"), None, resolver.RETRY, "has no answer now", None),
+    ("SERVFAIL, known", _broken("SERVFAIL"), OLD, resolver.RETRY, "SERVFAIL", "dns-servfail"),
+    ("silence, known", _broken("SILENT"), OLD, resolver.RETRY, "timed out", "dns-timeout"),
+    ("forged, known", _broken("BOGUS"), OLD, resolver.RETRY, "DNSSEC validation failed", "dnssec-bogus"),
 ]  # fmt: skip
 
 
