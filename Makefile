@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test e2e lint clean
+.PHONY: demo test e2e bench lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.run          ## the whole way in a made-up internet on loopback
@@ -16,6 +16,9 @@ test: $(VENV)/.test         ## every test that needs no root
 e2e: $(VENV)/.test          ## real mail servers from Debian's packages in a network namespace: root, on Debian
 	$(BIN)/python -m pytest tests/lab $(PYTEST_ARGS)
 
+bench: $(VENV)/.test        ## how fast, against yardsticks and peers: docs/performance.md
+	$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
+
 lint: $(VENV)/.test         ## style, types, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -23,7 +26,7 @@ lint: $(VENV)/.test         ## style, types, direction of imports
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) .lab dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .lab .bench dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
