@@ -1,13 +1,13 @@
 """From datagrams to counts: the heart of the tally, without the store and the journal.
 
-Pure. Equal datagrams are equal bytes: :func:`count` counts distinct byte strings first and decodes each distinct
-one once. What comes out is keyed by domain, policy and failure, ready to be added to the store.
+Pure. Equal datagrams are equal bytes: :func:`count` takes distinct byte strings with their number and decodes each
+once. What comes out is keyed by domain, policy and failure, ready to be added to the store.
 """
 
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 import msgspec
@@ -64,10 +64,14 @@ class Counts:
     """Each distinct malformed datagram, what is wrong with it, and how often it came."""
 
 
-def count(datagrams: Iterable[bytes]) -> Counts:
-    """Count the sessions that datagrams tell of; a malformed one is set aside and stops nothing."""
+def count(datagrams: Mapping[bytes, int]) -> Counts:
+    """Count the sessions that datagrams tell of; a malformed one is set aside and stops nothing.
+
+    Args:
+        datagrams: each distinct one, and how often it came.
+    """
     counts = Counts()
-    for raw, times in collections.Counter(datagrams).items():
+    for raw, times in datagrams.items():
         try:
             session = datagram.decode(raw)
         except datagram.MalformedError as error:

@@ -11,7 +11,6 @@ Known limit: a day with more than some 20,000 policy domains would still be too 
 
 import bisect
 import collections
-import dataclasses
 import datetime as dt
 import gzip
 import ipaddress
@@ -39,8 +38,7 @@ class InvalidReportError(ValueError):
     """The bytes are not a report."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class PolicyCount:
+class PolicyCount(msgspec.Struct, frozen=True):
     """How many sessions went well and badly by one policy, and why (RFC 8460 section 4.2)."""
 
     policy: session.Policy
@@ -291,7 +289,7 @@ def _failure_order(failure_and_count: tuple[session.Failure, int]) -> tuple[int,
     return -count, [value or "" for value in _fields(failure)]
 
 
-_fields = operator.attrgetter(*(field.name for field in dataclasses.fields(session.Failure)))
+_fields = operator.attrgetter(*session.Failure.__struct_fields__)
 
 _Merge = Callable[[Sequence[PolicyCount], int], list[PolicyCount]]
 
@@ -319,7 +317,7 @@ def _merge_failures(counts: Sequence[PolicyCount], kept: int) -> list[PolicyCoun
     for rank, (place, (failure, sessions)) in enumerate(ranked):
         merged[place][failure if rank < kept else session.Failure(failure.result_type)] += sessions
     return [
-        dataclasses.replace(count, failures=tuple(failures.items()))
+        msgspec.structs.replace(count, failures=tuple(failures.items()))
         for count, failures in zip(counts, merged, strict=True)
     ]
 

@@ -1,11 +1,13 @@
 """The words of RFC 8460 as values: policy types, result types, policies, failures, sessions.
 
 Pure. What a datagram says (``sender.datagram``) and what a report says (``sender.report``) are both
-made of these; they compare and hash by value, so they are the keys of every count in between.
+made of these; they compare and hash by value, so they are the keys of every count in between. msgspec's structs,
+because a tally makes a million of them and dataclasses are four times as slow to make.
 """
 
-import dataclasses
 import enum
+
+import msgspec
 
 
 class PolicyType(enum.StrEnum):
@@ -32,8 +34,7 @@ class ResultType(enum.StrEnum):
     DANE_REQUIRED = "dane-required"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True, gc=False):
     """A policy as it was applied (RFC 8460 section 4.4, ``policy``)."""
 
     type: PolicyType
@@ -45,8 +46,7 @@ class Policy:
     """The ``mx`` patterns of an ``sts`` policy (``mx-host``)."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True, gc=False):
     """One failure of a session (RFC 8460 section 4.4, ``failure-details`` without its count).
 
     ``None`` means not known; an empty string never occurs.
@@ -61,8 +61,7 @@ class Failure:
     failure_reason_code: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True, gc=False):
     """How a session went by one policy: the final word, and what went wrong on the way (without repeats)."""
 
     policy: Policy
@@ -70,8 +69,7 @@ class Result:
     failures: tuple[Failure, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Session:
+class Session(msgspec.Struct, frozen=True, gc=False):
     """One attempt to set up TLS with one receiving MTA."""
 
     domain: str

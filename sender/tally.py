@@ -19,8 +19,11 @@ from sender import config, counting, journal, set_aside
 from sender.store import counts, engine
 
 STRETCH = 16 * 2**20
-"""Bytes read and committed at a time: enough for equal datagrams to meet. Were all of them short and of different
-domains, their commit would hold the lock for some ten seconds, well below ``store.engine.BUSY_TIMEOUT``."""
+"""Bytes of distinct datagrams committed at a time. Were all of them short and of different domains, their commit would
+hold the lock for some ten seconds, well below ``store.engine.BUSY_TIMEOUT``."""
+
+PIECE = 4 * 2**20
+"""Bytes read at a time."""
 
 INTERVAL = 1.0
 """Seconds between two looks at the journal: what a person who watches ``tlsrpt pending`` calls at once."""
@@ -32,6 +35,38 @@ KEEP_SEGMENTS = dt.timedelta(days=2)
 """How long a segment stays after its day, tallied as it is, for a person to look at."""
 
 log = structlog.get_logger()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stretch:
+    """What is counted and committed at once."""
+
+    datagrams: collections.Counter[bytes]
+    """Each distinct one, and how often it came."""
+    end: int
+    """Of it in the segment."""
+
+
+def read_stretch(segment: journal.Segment, start: int, end: int) -> Stretch:
+    """Read up to ``end``, or until what is distinct fills a stretch: equal datagrams shall meet.
+
+    Args:
+        segment: from ``journal.segments``.
+        start: bytes, where what has been tallied ends.
+        end: bytes, where to stop reading.
+
+    Raises:
+        journal.JournalError: the segment cannot be read.
+    """
+    datagrams: collections.Counter[bytes] = collections.Counter()
+    position = start
+    while position < end and sum(map(len, datagrams)) < STRETCH:
+        chunk = journal.read(segment, position, PIECE)
+        if chunk.end == position:
+            break
+        datagrams.update(chunk.lines)
+        position = chunk.end
+    return Stretch(datagrams, position)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,11 +110,11 @@ class Tally:
         while True:
             with self.store.read() as connection:
                 start = counts.position(connection, identity, segment.name)
-            chunk = journal.read(segment, start, STRETCH)
-            if chunk.end == start:
+            stretch = read_stretch(segment, start, end)
+            if stretch.end == start:
                 return datagrams
-            datagrams += self._commit(identity, segment, start, chunk)
-            if chunk.end >= end:
+            datagrams += self._commit(identity, segment, start, stretch)
+            if stretch.end >= end:
                 return datagrams
 
     def _remove_served(self, identity: str, segment: journal.Segment, now: dt.datetime) -> None:
@@ -88,21 +123,21 @@ class Tally:
             with self.store.write() as connection:
                 counts.forget(connection, identity, segment.name)
 
-    def _commit(self, identity: str, segment: journal.Segment, start: int, chunk: journal.Chunk) -> int:
-        stretch = counting.count(chunk.lines)
+    def _commit(self, identity: str, segment: journal.Segment, start: int, stretch: Stretch) -> int:
+        counted = counting.count(stretch.datagrams)
         with self.store.write() as connection:
             if not journal.size(segment):  # served, and its position forgotten, by another process meanwhile
                 return 0
-            if not counts.advance(connection, identity, segment.name, segment.day, start=start, end=chunk.end):
+            if not counts.advance(connection, identity, segment.name, segment.day, start=start, end=stretch.end):
                 return 0
-            counts.add(connection, segment.day, stretch)
-        self._set_aside(segment, stretch)
-        return len(chunk.lines)
+            counts.add(connection, segment.day, counted)
+        self._set_aside(segment, counted)
+        return stretch.datagrams.total()
 
-    def _set_aside(self, segment: journal.Segment, stretch: counting.Counts) -> None:
+    def _set_aside(self, segment: journal.Segment, counted: counting.Counts) -> None:
         aside = set_aside.SetAside(self.directory / set_aside.NAME)
         reasons: collections.Counter[str] = collections.Counter()
-        for raw, error, times in stretch.malformed:
+        for raw, error, times in counted.malformed:
             aside.add(segment.name, error.reason, raw)
             reasons[error.reason] += times
         if reasons:

@@ -4,7 +4,6 @@ Counts and position are committed in one transaction (:func:`advance` says wheth
 every datagram count exactly once.
 """
 
-import dataclasses
 import datetime as dt
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,8 +34,7 @@ def advance(connection: sa.Connection, journal: str, segment: str, day: dt.date,
         changed.
     """
     table = schema.positions
-    row = {"journal": journal, "segment": segment, "day": day, "position": 0}
-    upsert.add(connection, table, [row])
+    upsert.add(connection, table, [(journal, segment, day, 0)])
     change = (
         sa.update(table)
         .where(table.c.journal == journal, table.c.segment == segment, table.c.position == start)
@@ -58,7 +56,7 @@ def add(connection: sa.Connection, day: dt.date, counts: counting.Counts) -> Non
     for domain, numbers in sorted(counts.domains.items()):
         by_closing.setdefault(closed.current(domain), {})[domain] = numbers
     for closing, domains in by_closing.items():
-        _add_domains(connection, {"day": day, "closing": closing}, domains)
+        _add_domains(connection, day, closing, domains)
     add_malformed(connection, day, ((error.reason, times) for _, error, times in counts.malformed))
 
 
@@ -67,75 +65,58 @@ def add_malformed(connection: sa.Connection, day: dt.date, reasons: Iterable[tup
     sums: dict[str, int] = {}
     for reason, times in reasons:
         sums[str(reason)] = sums.get(str(reason), 0) + times
-    rows = [{"day": day, "reason": reason, "datagrams": times} for reason, times in sums.items()]
-    upsert.add(connection, schema.malformed, rows, sums=["datagrams"])
+    upsert.add(connection, schema.malformed, [(day, *item) for item in sums.items()], sums=["datagrams"])
 
 
 def _add_domains(
-    connection: sa.Connection, where: Mapping[str, Any], domains: Mapping[str, counting.DomainCounts]
+    connection: sa.Connection, day: dt.date, closing: int, domains: Mapping[str, counting.DomainCounts]
 ) -> None:
-    domains = _bounded(connection, where, domains)
-    rows: list[dict[str, Any]] = []
-    policies: list[dict[str, Any]] = []
-    failures: list[dict[str, Any]] = []
-    for domain, numbers in domains.items():
-        key = {**where, "domain": domain}
-        sums = {"successful": numbers.successful, "failed": numbers.failed}
-        rows.append({**key, "record": numbers.record, **sums, "state": schema.UNDECIDED, "reason": None})
+    rows: list[tuple[Any, ...]] = []
+    policies: list[tuple[Any, ...]] = []
+    failures: list[tuple[Any, ...]] = []
+    for domain, numbers in _bounded(connection, day, closing, domains).items():
+        key = (day, domain, closing)
+        sums = (numbers.successful, numbers.failed)
+        rows.append((*key, numbers.record, *sums, schema.UNDECIDED, None))
         for policy, by_policy in numbers.policies.items():
-            policy_key = {**key, "policy": counting.key(policy)}
-            policies.append(_policy_row(policy_key, policy, by_policy))
-            failures.extend(_failure_row(policy_key, *counted) for counted in by_policy.failures.items())
+            policy_key = (*key, counting.key(policy))
+            policies.append((*policy_key, *_policy_values(policy), 0, by_policy.successful, by_policy.failed))
+            for failure, sessions in by_policy.failures.items():
+                failures.append((*policy_key, counting.key(failure), *msgspec.structs.astuple(failure), sessions))
     upsert.add(connection, schema.domain_days, rows, sums=["successful", "failed"], latest=["record"])
     upsert.add(connection, schema.policies, policies, sums=["successful", "failed"])
     upsert.add(connection, schema.failures, failures, sums=["sessions"])
 
 
-def _policy_row(key: Mapping[str, Any], policy: session.Policy, numbers: counting.PolicyCounts) -> dict[str, Any]:
-    return {
-        **key,
-        "policy_type": policy.type,
-        "policy_domain": policy.domain,
-        "policy_strings": msgspec.json.encode(policy.strings).decode(),
-        "mx_hosts": msgspec.json.encode(policy.mx_hosts).decode(),
-        "host_told": 0,
-        "successful": numbers.successful,
-        "failed": numbers.failed,
-    }
-
-
-_FAILURE_FIELDS = tuple(field.name for field in dataclasses.fields(session.Failure))
-
-
-def _failure_row(key: Mapping[str, Any], failure: session.Failure, sessions: int) -> dict[str, Any]:
-    values = {name: getattr(failure, name) for name in _FAILURE_FIELDS}
-    return {**key, "failure": counting.key(failure), **values, "sessions": sessions}
+def _policy_values(policy: session.Policy) -> tuple[str, ...]:
+    lists = (policy.strings, policy.mx_hosts)
+    return (policy.type, policy.domain, *(msgspec.json.encode(texts).decode() for texts in lists))
 
 
 def _bounded(
-    connection: sa.Connection, where: Mapping[str, Any], domains: Mapping[str, counting.DomainCounts]
+    connection: sa.Connection, day: dt.date, closing: int, domains: Mapping[str, counting.DomainCounts]
 ) -> dict[str, counting.DomainCounts]:
     """Return the counts within the bounds on distinct policies and failures, given what the store has already."""
-    known = _known(connection, where, list(domains), schema.policies.c.policy)
+    known = _known(connection, day, closing, list(domains), schema.policies.c.policy)
     bounded = {
         name: counting.bound_policies(name, numbers, known.get(name, set())) for name, numbers in domains.items()
     }
     failing = [name for name, numbers in bounded.items() if any(p.failures for p in numbers.policies.values())]
-    known_failures = _known(connection, where, failing, schema.failures.c.policy, schema.failures.c.failure)
+    known_failures = _known(connection, day, closing, failing, schema.failures.c.policy, schema.failures.c.failure)
     for name in failing:
         bounded[name] = counting.bound_failures(bounded[name], known_failures.get(name, set()))
     return bounded
 
 
 def _known(
-    connection: sa.Connection, where: Mapping[str, Any], domains: Sequence[str], *columns: sa.Column[Any]
+    connection: sa.Connection, day: dt.date, closing: int, domains: Sequence[str], *columns: sa.Column[Any]
 ) -> dict[str, set[Any]]:
     """Return by domain the values of key columns (one value, or tuples of several) that the store has."""
     table = columns[0].table
     known: dict[str, set[Any]] = {}
     for chunk in _chunks(domains):
         query = sa.select(table.c.domain, *columns).where(
-            table.c.day == where["day"], table.c.closing == where["closing"], table.c.domain.in_(chunk)
+            table.c.day == day, table.c.closing == closing, table.c.domain.in_(chunk)
         )
         for domain, *key in connection.execute(query):
             known.setdefault(domain, set()).add(tuple(key) if len(columns) > 1 else key[0])

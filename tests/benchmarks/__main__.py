@@ -17,9 +17,9 @@ import rich.box
 import rich.console
 import rich.table
 
-from tests.benchmarks import measure, recording
+from tests.benchmarks import measure, recording, tallying
 
-ALL: tuple[measure.Benchmark, ...] = (*recording.BENCHMARKS,)
+ALL: tuple[measure.Benchmark, ...] = (*recording.BENCHMARKS, *tallying.BENCHMARKS)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -30,7 +30,7 @@ def datagram(domain: str, record: str | None = None, policies: str = '{"policy-t
 def add(store: engine.Store, *datagrams: bytes) -> None:
     """Count sessions of yesterday."""
     with store.write() as connection:
-        counts.add(connection, YESTERDAY, counting.count(datagrams))
+        counts.add(connection, YESTERDAY, counting.count(collections.Counter(datagrams)))
 
 
 async def closed_and_built(job: daily.Daily) -> list[building.Decided | building.Told]:

@@ -1,5 +1,6 @@
 """Which day closes when, and what a closing takes."""
 
+import collections
 import datetime as dt
 
 import pytest
@@ -38,7 +39,7 @@ def add(store: engine.Store, domain: str, day: dt.date = DAY, times: int = 1) ->
     """Count successful sessions."""
     datagram = f'{{"d":"{domain}","policies":[{{"policy-type":9,"t":0,"f":0}}]}}'.encode()
     with store.write() as connection:
-        counts.add(connection, day, counting.count([datagram] * times))
+        counts.add(connection, day, counting.count(collections.Counter([datagram] * times)))
 
 
 def closed(store: engine.Store) -> list[tuple[dt.date, str, int, int]]:

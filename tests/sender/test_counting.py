@@ -1,5 +1,6 @@
 """From datagrams to counts: distinct bytes first, bounded detail, nothing lost."""
 
+import collections
 import itertools
 
 from sender import counting
@@ -10,20 +11,20 @@ STS = b'{"d":"%b","pr":"v=TLSRPTv1;rua=mailto:r@a.example","policies":[{"policy-
 
 def test_equal_datagrams_are_counted_and_distinct_ones_kept_apart() -> None:
     """Three equal and one other: four sessions of two domains."""
-    counts = counting.count([STS % b"a.example"] * 3 + [STS % b"B.example"])
+    counts = counting.count({STS % b"a.example": 3, STS % b"B.example": 1})
     assert {name: domain.successful for name, domain in counts.domains.items()} == {"a.example": 3, "b.example": 1}
     assert counts.domains["a.example"].record == "v=TLSRPTv1;rua=mailto:r@a.example"
 
 
 def test_different_spellings_of_a_domain_are_one() -> None:
     """Names are compared as A-labels in lower case."""
-    counts = counting.count([STS % "bücher.example".encode(), STS % b"XN--BCHER-KVA.example."])
+    counts = counting.count({STS % "bücher.example".encode(): 1, STS % b"XN--BCHER-KVA.example.": 1})
     assert [(name, domain.successful) for name, domain in counts.domains.items()] == [("xn--bcher-kva.example", 2)]
 
 
 def test_malformed_datagrams_stop_nothing_and_are_counted_once_each() -> None:
     """What cannot be read is set aside with its reason and its number."""
-    counts = counting.count([b"\xff", STS % b"a.example", b"\xff", b"{}"])
+    counts = counting.count(collections.Counter([b"\xff", STS % b"a.example", b"\xff", b"{}"]))
     assert counts.domains["a.example"].successful == 1
     assert sorted((raw, times) for raw, _, times in counts.malformed) == [(b"{}", 1), (b"\xff", 2)]
 

@@ -1,6 +1,7 @@
 """Reports travel: real mail and HTTPS receivers, every answer they can give, and the next step it leads to."""
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import datetime as dt
@@ -30,7 +31,7 @@ def put_report(store: engine.Store, job: daily.Daily, *rua: str) -> str:
     """Put a report with one delivery for each rua into the store; return its id."""
     report_id = report.report_id(job.builder.chance.token(), job.builder.identity)
     record = tlsrpt.parse_record(f"v=TLSRPTv1; rua={','.join(rua)}")
-    (domain,) = counting.count([DATAGRAM]).domains.values()
+    (domain,) = counting.count(collections.Counter([DATAGRAM])).domains.values()
     by_policy = [report.PolicyCount(policy, 1, 0, ()) for policy in domain.policies]
     document = report.document(job.builder.identity, YESTERDAY, report_id, by_policy)
     with store.write() as connection:
@@ -272,7 +273,7 @@ def test_receivers_get_the_exact_document_signed_and_packed(
         net.zone.put("localhost", zone.A("127.0.0.1"))
         net.zone.put(f"_smtp._tls.{domain}", zone.Txt(f"v=TLSRPTv1;rua=mailto:tls@{domain},{post}"))
         with store.write() as connection:
-            counts.add(connection, YESTERDAY, counting.count([raw]))
+            counts.add(connection, YESTERDAY, counting.count(collections.Counter([raw])))
         await job.close(YESTERDAY)
         assert len([built async for built in job.build(spread=0)]) == 1
         assert len(await delivered(job)) == 2

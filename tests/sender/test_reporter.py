@@ -218,7 +218,7 @@ def put_report(store: engine.Store, job: daily.Daily, *rua: str) -> str:
     """Put a report with deliveries that are due into the store; return its id."""
     report_id = report.report_id(job.builder.chance.token(), job.builder.identity)
     record = tlsrpt.parse_record(f"v=TLSRPTv1; rua={','.join(rua)}")
-    (domain,) = counting.count([datagram("a.example")]).domains.values()
+    (domain,) = counting.count(collections.Counter([datagram("a.example")])).domains.values()
     by_policy = [report.PolicyCount(policy, 0, 1, ()) for policy in domain.policies]
     packed = report.pack(report.document(job.builder.identity, YESTERDAY, report_id, by_policy))
     with store.write() as connection:
@@ -310,7 +310,7 @@ def put_closed(folder: pathlib.Path, *datagrams: bytes) -> None:
     """Count sessions of a day that is closed."""
     store = engine.open_store(f"sqlite:///{folder / 'tlsrpt.db'}")
     with store.write() as connection:
-        counts.add(connection, YESTERDAY, counting.count(datagrams))
+        counts.add(connection, YESTERDAY, counting.count(collections.Counter(datagrams)))
     closing.close(store, YESTERDAY)
     store.close()
 

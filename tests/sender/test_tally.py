@@ -159,7 +159,28 @@ def test_a_segment_that_another_tally_has_just_removed_is_not_counted_again(
     segment, _ = journal.segments(directory)
     identity = journal.identity(directory)
     slow = tally.Tally(store, directory)
-    chunk = journal.read(segment, 0, tally.STRETCH)
+    stretch = tally.read_stretch(segment, 0, journal.size(segment))
     assert tally.Tally(store, directory).catch_up(NOON + dt.timedelta(days=5)) == 2
-    assert slow._commit(identity, segment, 0, chunk) == 0
+    assert slow._commit(identity, segment, 0, stretch) == 0
     assert _sessions(store) == {"a.example 2026-11-23": 2}
+
+
+def test_equal_datagrams_meet_however_many_there_are(directory: pathlib.Path) -> None:
+    """More bytes than are counted at once, but few different ones, are one stretch."""
+    number = 2 * tally.STRETCH // len(GOOD)
+    _append(directory, GOOD * number)
+    (segment,) = journal.segments(directory)
+    stretch = tally.read_stretch(segment, 0, journal.size(segment))
+    assert stretch.datagrams == {GOOD.rstrip(b"\n"): number}
+    assert stretch.end == journal.size(segment)
+
+
+def test_a_stretch_of_different_datagrams_is_bounded(store: engine.Store, directory: pathlib.Path) -> None:
+    """It ends where it is full, in whole lines; what is behind it is counted next."""
+    number = 3 * tally.STRETCH // (2 * 1024)
+    _append(directory, b"".join(b"%06d %b\n" % (count, b"x" * 1010) for count in range(number)))
+    (segment,) = journal.segments(directory)
+    stretch = tally.read_stretch(segment, 0, journal.size(segment))
+    assert tally.STRETCH <= sum(map(len, stretch.datagrams)) < tally.STRETCH + 2 * tally.PIECE
+    assert sum(len(line) + 1 for line in stretch.datagrams) == stretch.end
+    assert tally.Tally(store, directory).catch_up(NOON) == number

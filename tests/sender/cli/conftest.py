@@ -1,5 +1,6 @@
 """The command as a process of its own, in the folder of a test, and what its store is filled with."""
 
+import collections
 import datetime as dt
 import os
 import pathlib
@@ -69,7 +70,7 @@ def add(store: engine.Store) -> Callable[..., None]:
             for result in ['"f":0'] * successful + ['"failure-details":[{"c":201}],"t":1,"f":1'] * failed
         ]
         with store.write() as connection:
-            counts.add(connection, day, counting.count(datagrams))
+            counts.add(connection, day, counting.count(collections.Counter(datagrams)))
 
     return add_sessions
 

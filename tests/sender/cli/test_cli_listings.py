@@ -1,5 +1,6 @@
 """``pending`` and ``history``: keys that scripts rely on, and tables of 80 columns with strangers' texts literally."""
 
+import collections
 import datetime as dt
 import json
 import pathlib
@@ -204,7 +205,7 @@ def test_late_sessions_are_listed_beside_a_report(store: engine.Store, tlsrpt: C
     datagram = b'{"d":"a.example","policies":[{"policy-type":9,"f":0}]}'
     with store.write() as connection:
         for _ in range(2):
-            counts.add(connection, DAY, counting.count([datagram]))
+            counts.add(connection, DAY, counting.count(collections.Counter([datagram])))
             closings.close(connection, DAY)
     rows = json.loads(tlsrpt("pending", "--json").stdout)["domain_days"]
     assert [(row["domain"], row["successful"]) for row in rows] == [("a.example", 1)] * 2
