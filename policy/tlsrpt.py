@@ -129,7 +129,7 @@ class _UnusableError(ValueError):
     """A URI no report can be sent to; the text is the reason."""
 
 
-_URI = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
+_URI = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]++|%[0-9A-Fa-f]{2})++")
 """The characters of RFC 3986 section 2; all others must be percent-encoded."""
 
 

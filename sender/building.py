@@ -6,9 +6,10 @@ Domain-days come in batches, so memory does not grow with their number, but for 
 """
 
 import asyncio
+import collections
 import dataclasses
 import datetime as dt
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -18,11 +19,14 @@ from sender.store import deliveries, engine, hosts, reports, schema
 
 log = structlog.get_logger()
 
-BATCH = 200
-"""Domain-days at a time."""
+BATCH = 1000
+"""Domain-days at a time: their transaction takes a fraction of a second, in which the tally waits."""
+
+AHEAD = 4
+"""Batches being looked up at a time: a dead nameserver must not hold up all others for as long as it is waited for."""
 
 LOOKUPS = 50
-"""DNS look-ups at a time: what a resolver of one's own takes without noticing."""
+"""DNS look-ups at a time for each batch: all together what a resolver of one's own takes without noticing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,10 +88,9 @@ class Builder:
         """
         async for batch in self.decide(domain=domain):
             with self.store.write() as connection:
-                kept = [self._keep(connection, one, due) for one in batch]
+                kept = self._keep(connection, batch, due)
             for decided in kept:
-                if decided is not None:
-                    yield decided
+                yield decided
         async for told in self._tell_hosts(due, domain):
             yield told
 
@@ -98,16 +101,30 @@ class Builder:
             domain: only about this recipient domain.
             last: as if all days up to this one were closed.
         """
+        ahead: collections.deque[asyncio.Task[list[Decided]]] = collections.deque()
         after: reports.DomainDay | None = None
-        while True:
-            with self.store.read() as connection:
-                batch = reports.undecided(connection, BATCH, after=after, domain=domain, last=last)
-                mailed = _mailed(connection, batch)
-            if not batch:
-                return
-            lookups = await self._look_up({one.domain for one in batch})
-            yield [self._decide(one, lookups[one.domain], mailed[one]) for one in batch]
-            after = batch[-1]
+        more = True
+        try:
+            while more or ahead:
+                while more and len(ahead) < AHEAD:
+                    with self.store.read() as connection:
+                        batch = reports.undecided(connection, BATCH, after=after, domain=domain, last=last)
+                        mailed = _mailed(connection, batch)
+                    more = len(batch) == BATCH
+                    if batch:
+                        after = batch[-1]
+                        ahead.append(asyncio.create_task(self._decided(batch, mailed)))
+                if ahead:
+                    yield await ahead.popleft()
+        finally:
+            for task in ahead:
+                task.cancel()
+
+    async def _decided(
+        self, batch: Sequence[reports.DomainDay], mailed: Mapping[reports.DomainDay, int]
+    ) -> list[Decided]:
+        lookups = await self._look_up({one.domain for one in batch})
+        return [self._decide(one, lookups[one.domain], mailed[one]) for one in batch]
 
     def _decide(self, one: reports.DomainDay, lookup: decision.Lookup, mailed: int) -> Decided:
         verdict = decision.decide(
@@ -121,37 +138,40 @@ class Builder:
         return Decided(one, verdict)
 
     async def _look_up(self, domains: Iterable[str]) -> dict[str, decision.Lookup]:
-        gate = asyncio.Semaphore(LOOKUPS)
+        waiting = iter(sorted(domains))
+        found: dict[str, decision.Lookup] = {}
 
-        async def one(domain: str) -> tuple[str, decision.Lookup]:
-            async with gate:
-                return domain, await look_up(self.dns, domain)
+        async def work() -> None:
+            for domain in waiting:
+                found[domain] = await look_up(self.dns, domain)
 
-        return dict(await asyncio.gather(*map(one, domains)))
+        await asyncio.gather(*(work() for _ in range(LOOKUPS)))
+        return found
 
-    def _keep(self, connection: engine.Connection, decided: Decided, due: Due) -> Decided | None:
-        """Carry a decision out; ``None`` when another process was first."""
-        day, verdict = decided.domain_day, decided.decision
-        if isinstance(verdict, decision.Send):
-            return self._keep_report(connection, decided, verdict.rua, due)
-        state = schema.UNDECIDED if isinstance(verdict, decision.Wait) else schema.SKIPPED
-        if not reports.decide(connection, day, state, verdict.reason):
-            return None
-        if isinstance(verdict, decision.SkipOwn):
-            hosts.need_not_be_told(connection, day)
-        return decided
+    def _keep(self, connection: engine.Connection, batch: Sequence[Decided], due: Due) -> list[Decided]:
+        """Carry decisions out; return those for which no other process was first."""
+        sending = [one.domain_day for one in batch if isinstance(one.decision, decision.Send)]
+        counted = reports.counted(connection, sending)
+        made = [self._made(one, counted, due) for one in batch]
+        settled = reports.settle(connection, [(one.domain_day, *_state(one.decision)) for one, _ in made])
+        kept = [pair for pair in made if pair[0].domain_day in settled]
+        self._add(connection, [(built, _destinations(one.decision)) for one, built in kept if built is not None], due)
+        for one, _ in kept:
+            if isinstance(one.decision, decision.SkipOwn):
+                hosts.need_not_be_told(connection, one.domain_day)
+        return [one for one, _ in kept]
 
-    def _keep_report(
-        self, connection: engine.Connection, decided: Decided, rua: Sequence[tlsrpt.Rua], due: Due
-    ) -> Decided | None:
-        day = decided.domain_day
-        made = self._make((day.day, day.domain), lambda: reports.policy_counts(connection, day), due)
+    def _made(
+        self, one: Decided, counted: Mapping[reports.DomainDay, reports.Counted], due: Due
+    ) -> tuple[Decided, reports.Report | None]:
+        """Make the report that was decided on, if one was."""
+        day = one.domain_day
+        if not isinstance(one.decision, decision.Send):
+            return one, None
+        made = self._make((day.day, day.domain), counted[day].by_policy, due)
         if isinstance(made, decision.Wait):
-            return self._keep(connection, Decided(day, made), due)
-        if not reports.decide(connection, day, schema.REPORTED):
-            return None
-        self._add(connection, made, rua, due)
-        return dataclasses.replace(decided, report_id=made.report_id)
+            return Decided(day, made), None
+        return dataclasses.replace(one, report_id=made.report_id), made
 
     def _make(
         self, about: tuple[dt.date, str], counts: Callable[[], Sequence[report.PolicyCount]], due: Due
@@ -159,8 +179,6 @@ class Builder:
         """Make a report; one that cannot be made must not keep all others from being made."""
         try:
             return self._report(about, counts(), due)
-        except engine.DatabaseError:
-            raise
         except Exception as error:
             log.exception("a report cannot be made, tried again", about=str(about))
             return decision.Wait(f"the report cannot be made, tried again: {error!r}")
@@ -178,11 +196,18 @@ class Builder:
             packed=report.pack(report.document(self.identity, day, report_id, counts)),
         )
 
-    def _add(self, connection: engine.Connection, made: reports.Report, rua: Sequence[tlsrpt.Rua], due: Due) -> None:
-        reports.add(connection, made)
-        times = [due.now + dt.timedelta(seconds=due.spread * self.chance.fraction()) for _ in rua]
-        about = (made.day, made.domain)
-        deliveries.add(connection, made.report_id, about, list(zip(rua, times, strict=True)))
+    def _add(
+        self, connection: engine.Connection, made: Sequence[tuple[reports.Report, Sequence[tlsrpt.Rua]]], due: Due
+    ) -> None:
+        reports.add(connection, [one for one, _ in made])
+        addressed = [
+            deliveries.Addressed(one.report_id, one.day, one.domain, [(uri, self._when(due)) for uri in rua])
+            for one, rua in made
+        ]
+        deliveries.add(connection, addressed)
+
+    def _when(self, due: Due) -> dt.datetime:
+        return due.now + dt.timedelta(seconds=due.spread * self.chance.fraction())
 
     async def _tell_hosts(self, due: Due, host: str | None) -> AsyncIterator[Told]:
         """Report tlsa policies to the operators of their MX hosts, where these ask for it (RFC 8460 section 1.1)."""
@@ -193,26 +218,23 @@ class Builder:
             if not batch:
                 return
             lookups = await self._look_up({one.host for one in batch})
+            asking = [
+                (one, _rua(lookups[one.host])) for one in batch if not isinstance(lookups[one.host], decision.Later)
+            ]
             with self.store.write() as connection:
-                told = [self._tell(connection, one, lookups[one.host], due) for one in batch]
+                hosts.mark_all_told(connection, [one for one, rua in asking if not rua])
+                told = [self._tell(connection, one, rua, due) for one, rua in asking if rua]
             for one in told:
                 if one is not None:
                     yield one
             after = batch[-1]
 
     def _tell(
-        self,
-        connection: engine.Connection,
-        host_day: hosts.HostDay,
-        lookup: decision.Lookup,
-        due: Due,
+        self, connection: engine.Connection, host_day: hosts.HostDay, rua: Sequence[tlsrpt.Rua], due: Due
     ) -> Told | None:
-        if isinstance(lookup, decision.Later):
-            return None
-        rua = lookup.record.rua if isinstance(lookup, decision.Found) else ()
         shares = hosts.shares(connection, host_day)
         counts = _others(shares, frozenset(one.target for one in rua))
-        wanted = bool(rua and counts) and (self.settings.success_only or any(count.failed for count in counts))
+        wanted = bool(counts) and (self.settings.success_only or any(count.failed for count in counts))
         made = self._make((host_day.day, host_day.host), lambda: counts, due) if wanted else None
         if isinstance(made, decision.Wait):
             return None
@@ -220,8 +242,26 @@ class Builder:
             raise engine.StoreError(f"another process told {host_day.host} meanwhile: this batch is built again")
         if made is None:
             return None
-        self._add(connection, made, rua, due)
+        self._add(connection, [(made, rua)], due)
         return Told(host_day, made.report_id)
+
+
+def _state(verdict: decision.Decision) -> tuple[str, str | None]:
+    match verdict:
+        case decision.Send():
+            return schema.REPORTED, None
+        case decision.Wait(reason):
+            return schema.UNDECIDED, reason
+        case decision.Skip(reason) | decision.SkipOwn(reason):
+            return schema.SKIPPED, reason
+
+
+def _destinations(verdict: decision.Decision) -> tuple[tlsrpt.Rua, ...]:
+    return verdict.rua if isinstance(verdict, decision.Send) else ()
+
+
+def _rua(lookup: decision.Lookup) -> tuple[tlsrpt.Rua, ...]:
+    return lookup.record.rua if isinstance(lookup, decision.Found) else ()
 
 
 async def look_up(dns: resolver.Resolver, domain: str) -> decision.Lookup:

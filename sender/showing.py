@@ -51,6 +51,6 @@ def look(
         counts = reports.open_counts(connection, day, domain)
         if counts is None or revision is not None:
             return None
-        by_policy = reports.policy_counts(connection, counts)
+        by_policy = reports.counted(connection, [counts])[counts].by_policy()
     document = report.document(identity, day, report.report_id(PREVIEW, identity), by_policy)
     return Shown(day, document, None, [], waiting)

@@ -10,7 +10,7 @@ import datetime as dt
 
 import sqlalchemy as sa
 
-from sender.store import schema, upsert
+from sender.store import bulk, schema
 
 EVERY_DOMAIN = ""
 
@@ -37,7 +37,7 @@ def closed(connection: sa.Connection, day: dt.date) -> Closed:
 
 def close(connection: sa.Connection, day: dt.date, domain: str = EVERY_DOMAIN) -> None:
     """Close what a day has open, for one domain or for all that have anything open."""
-    upsert.add(connection, schema.closings, [(day, domain, 1)], sums=["closed"])
+    bulk.add(connection, schema.closings, [(day, domain, 1)], sums=["closed"])
 
 
 def is_closed() -> sa.ColumnElement[bool]:

@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from sender import counting, session
-from sender.store import closings, schema, upsert
+from sender.store import bulk, closings, schema
 
 CHUNK = 500
 """Domains asked for in one statement: far below the number of parameters SQLite takes (32,766)."""
@@ -34,7 +34,7 @@ def advance(connection: sa.Connection, journal: str, segment: str, day: dt.date,
         changed.
     """
     table = schema.positions
-    upsert.add(connection, table, [(journal, segment, day, 0)])
+    bulk.add(connection, table, [(journal, segment, day, 0)])
     change = (
         sa.update(table)
         .where(table.c.journal == journal, table.c.segment == segment, table.c.position == start)
@@ -65,7 +65,7 @@ def add_malformed(connection: sa.Connection, day: dt.date, reasons: Iterable[tup
     sums: dict[str, int] = {}
     for reason, times in reasons:
         sums[str(reason)] = sums.get(str(reason), 0) + times
-    upsert.add(connection, schema.malformed, [(day, *item) for item in sums.items()], sums=["datagrams"])
+    bulk.add(connection, schema.malformed, [(day, *item) for item in sums.items()], sums=["datagrams"])
 
 
 def _add_domains(
@@ -83,9 +83,9 @@ def _add_domains(
             policies.append((*policy_key, *_policy_values(policy), 0, by_policy.successful, by_policy.failed))
             for failure, sessions in by_policy.failures.items():
                 failures.append((*policy_key, counting.key(failure), *msgspec.structs.astuple(failure), sessions))
-    upsert.add(connection, schema.domain_days, rows, sums=["successful", "failed"], latest=["record"])
-    upsert.add(connection, schema.policies, policies, sums=["successful", "failed"])
-    upsert.add(connection, schema.failures, failures, sums=["sessions"])
+    bulk.add(connection, schema.domain_days, rows, sums=["successful", "failed"], latest=["record"])
+    bulk.add(connection, schema.policies, policies, sums=["successful", "failed"])
+    bulk.add(connection, schema.failures, failures, sums=["sessions"])
 
 
 def _policy_values(policy: session.Policy) -> tuple[str, ...]:

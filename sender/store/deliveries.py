@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from policy import tlsrpt
 from sender import outcome
-from sender.store import schema
+from sender.store import bulk, schema
 
 LEASE = dt.timedelta(hours=1)
 """How long a claimed delivery is left to its process, which begins no attempt when half of it is over."""
@@ -55,31 +55,36 @@ def _seconds(time: dt.datetime) -> int:
     return int(time.timestamp())
 
 
-def add(
-    connection: sa.Connection,
-    report_id: str,
-    about: tuple[dt.date, str],
-    rua: Sequence[tuple[tlsrpt.Rua, dt.datetime]],
-) -> None:
-    """Note to whom a report about a day and domain goes, and when each delivery is due."""
-    day, domain = about
+@dataclasses.dataclass(frozen=True, slots=True)
+class Addressed:
+    """To whom a report about a day and domain goes."""
+
+    report_id: str
+    day: dt.date
+    domain: str
+    rua: Sequence[tuple[tlsrpt.Rua, dt.datetime]]
+    """In the order of the record, with when each delivery is due."""
+
+
+def add(connection: sa.Connection, addressed: Iterable[Addressed]) -> None:
+    """Note to whom reports go."""
     rows = [
-        {
-            "report_id": report_id,
-            "number": number,
-            "day": day,
-            "domain": domain,
-            "rua": one.uri,
-            "scheme": one.scheme.value,
-            "target": one.target,
-            "mail_domain": one.target.rpartition("@")[2] if one.scheme is tlsrpt.Scheme.MAILTO else None,
-            "state": outcome.State.DUE.value,
-            "attempts": 0,
-            "next_attempt": _seconds(due),
-        }
-        for number, (one, due) in enumerate(rua, start=1)
+        (one.report_id, number, one.day, one.domain, *_where(rua), outcome.State.DUE.value, 0, _seconds(due))
+        for one in addressed
+        for number, (rua, due) in enumerate(one.rua, start=1)
     ]
-    connection.execute(sa.insert(schema.deliveries), rows)
+    bulk.execute(
+        connection, sa.insert(schema.deliveries), (*_ABOUT, *_WHERE, "state", "attempts", "next_attempt"), rows
+    )
+
+
+_ABOUT = ("report_id", "number", "day", "domain")
+_WHERE = ("rua", "scheme", "target", "mail_domain")
+
+
+def _where(rua: tlsrpt.Rua) -> tuple[str, str, str, str | None]:
+    mail_domain = rua.target.rpartition("@")[2] if rua.scheme is tlsrpt.Scheme.MAILTO else None
+    return rua.uri, rua.scheme.value, rua.target, mail_domain
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from sender import report, session
-from sender.store import reports, schema
+from sender.store import bulk, reports, schema
 
 CHUNK = 500
 """Rows whose failures are asked for in one statement."""
@@ -127,6 +127,18 @@ def _targets(connection: sa.Connection, host_day: HostDay) -> dict[str, set[str]
     for domain, target in connection.execute(query):
         found[domain].add(target)
     return found
+
+
+def mark_all_told(connection: sa.Connection, host_days: Sequence[HostDay]) -> None:
+    """Mark all that these hosts have not been told, because they do not ask for it."""
+    days, policies = schema.domain_days, schema.policies
+    change = (
+        sa.update(policies)
+        .where(policies.c.day == sa.bindparam("of_day"), policies.c.policy_domain == sa.bindparam("of_host"))
+        .where(sa.exists().where(*_untold(days, policies)).correlate(policies))
+        .values(host_told=1)
+    )
+    bulk.execute(connection, change, ("of_day", "of_host"), [(one.day, one.host) for one in host_days])
 
 
 def mark_told(connection: sa.Connection, host_day: HostDay, told: list[Share]) -> bool:

@@ -1,19 +1,21 @@
 """The reporter's side of the store: closed domain-days, their counts, and the reports made of them.
 
 A domain-day is decided once: marking it reported and keeping its report is one transaction, and of two processes
-that build the same one the second learns from the mark that it came too late (:func:`decide`).
+that build the same one the second learns from the mark that it came too late (:func:`settle`).
 """
 
+import collections
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from sender import report, session
-from sender.store import closings, schema
+from sender.store import bulk, closings, schema
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -92,23 +94,70 @@ def _domain_day_columns() -> list[sa.Column[Any]]:
     return [table.c[field.name] for field in dataclasses.fields(DomainDay)]
 
 
-def policy_counts(connection: sa.Connection, domain_day: DomainDay) -> list[report.PolicyCount]:
-    """Return the counts of a domain-day by policy."""
-    key: dict[str, Any] = {"day": domain_day.day, "domain": domain_day.domain, "closing": domain_day.closing}
-    policies = schema.policies
-    rows = connection.execute(sa.select(policies).where(*(policies.c[name] == value for name, value in key.items())))
-    failures = _failures(connection, key)
-    return [
-        report.PolicyCount(policy(row), row.successful, row.failed, tuple(failures.get(row.policy, ()))) for row in rows
-    ]
+@dataclasses.dataclass(frozen=True, slots=True)
+class Counted:
+    """What the store has of a domain-day."""
+
+    policies: list[Any] = dataclasses.field(default_factory=list)
+    """Rows of :data:`POLICY`."""
+    failures: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    """Rows of :data:`FAILURE` by key of their policy."""
+
+    def by_policy(self) -> list[report.PolicyCount]:
+        """Return the counts by policy.
+
+        Raises:
+            ValueError: they are damaged.
+        """
+        return [
+            report.PolicyCount(policy(row), row.successful, row.failed, self._of(row.policy)) for row in self.policies
+        ]
+
+    def _of(self, key: str) -> tuple[tuple[session.Failure, int], ...]:
+        return tuple([(failure(row), row.sessions) for row in self.failures.get(key, ())])
 
 
-def _failures(connection: sa.Connection, key: dict[str, Any]) -> dict[str, list[tuple[session.Failure, int]]]:
-    table = schema.failures
-    found: dict[str, list[tuple[session.Failure, int]]] = {}
-    for row in connection.execute(sa.select(table).where(*(table.c[name] == value for name, value in key.items()))):
-        found.setdefault(row.policy, []).append((failure(row), row.sessions))
-    return found
+def counted(connection: sa.Connection, domain_days: Iterable[DomainDay]) -> dict[DomainDay, Counted]:
+    """Return the counts of domain-days."""
+    found = {_key(one): (one, Counted()) for one in domain_days}
+    domains = [one for one, _ in found.values()]
+    for row in _rows(connection, schema.policies, POLICY, domains):
+        if (key := tuple(row[:3])) in found:
+            found[key][1].policies.append(row)
+    for row in _rows(connection, schema.failures, FAILURE, domains):
+        if (key := tuple(row[:3])) in found:
+            found[key][1].failures.setdefault(row.policy, []).append(row)
+    return dict(found.values())
+
+
+_KEY = ("day", "domain", "closing")
+"""The primary key of ``domain_days``, with which those of counts begin."""
+
+POLICY = (*_KEY, "policy", "policy_type", "policy_domain", "policy_strings", "mx_hosts", "successful", "failed")
+"""Columns of a policy's counts that are read."""
+
+FAILURE = (*_KEY, "policy", *session.Failure.__struct_fields__, "sessions")
+"""Columns of a failure's counts that are read."""
+
+
+def _key(one: DomainDay) -> tuple[dt.date, str, int]:
+    return one.day, one.domain, one.closing
+
+
+def _rows(
+    connection: sa.Connection,
+    table: sa.Table,
+    columns: Iterable[str],
+    domain_days: Iterable[DomainDay],
+    *conditions: sa.ColumnElement[bool],
+) -> Iterator[Any]:
+    """Return rows of the domains and days, of all their closings."""
+    by_day: dict[dt.date, list[str]] = collections.defaultdict(list)
+    for one in domain_days:
+        by_day[one.day].append(one.domain)
+    for day, domains in by_day.items():
+        query = sa.select(*(table.c[name] for name in columns)).where(table.c.day == day, table.c.domain.in_(domains))
+        yield from connection.execute(query.where(*conditions)).all()
 
 
 def policy(row: Any) -> session.Policy:
@@ -123,43 +172,49 @@ def policy(row: Any) -> session.Policy:
 
 def failure(row: Any) -> session.Failure:
     """Return a row of ``failures`` as a value."""
-    return session.Failure(
-        result_type=session.ResultType(row.result_type),
-        sending_mta_ip=row.sending_mta_ip,
-        receiving_mx_hostname=row.receiving_mx_hostname,
-        receiving_mx_helo=row.receiving_mx_helo,
-        receiving_ip=row.receiving_ip,
-        additional_information=row.additional_information,
-        failure_reason_code=row.failure_reason_code,
-    )
+    return session.Failure(session.ResultType(row.result_type), *(getattr(row, name) for name in _PARTICULARS))
 
 
-def decide(connection: sa.Connection, domain_day: DomainDay, state: str, reason: str | None = None) -> bool:
-    """Settle a domain-day: :data:`schema.REPORTED`, or :data:`schema.SKIPPED` with the reason.
+_PARTICULARS = session.Failure.__struct_fields__[1:]
+
+
+def settle(connection: sa.Connection, decided: Sequence[tuple[DomainDay, str, str | None]]) -> set[DomainDay]:
+    """Settle domain-days: :data:`schema.REPORTED`, or :data:`schema.SKIPPED` with the reason.
 
     With :data:`schema.UNDECIDED` only the reason is noted why it has to wait.
 
+    Args:
+        connection: a writing one.
+        decided: domain-days, state, reason.
+
     Returns:
-        Whether it was still undecided; otherwise nothing was changed, and what would go with it must be left, too.
+        Those that were still undecided. Nothing was changed of the others, and what would go with them must be left.
     """
     table = schema.domain_days
-    change = (
-        sa.update(table)
-        .where(table.c.day == domain_day.day, table.c.domain == domain_day.domain)
-        .where(table.c.closing == domain_day.closing, table.c.state == schema.UNDECIDED)
-        .values(state=state, reason=reason)
-    )
-    return connection.execute(change).rowcount == 1
+    domain_days = [one for one, _, _ in decided]
+    undecided = set(map(tuple, _rows(connection, table, _KEY, domain_days, table.c.state == schema.UNDECIDED)))
+    rows = [(*_key(one), state, reason) for one, state, reason in decided if _key(one) in undecided]
+    change = sa.update(table).values(state=sa.bindparam("new"), reason=sa.bindparam("why"))
+    change = change.where(*(table.c[name] == sa.bindparam(f"of_{name}") for name in _KEY))
+    bulk.execute(connection, change, [*(f"of_{name}" for name in _KEY), "new", "why"], rows)
+    return {one for one in domain_days if _key(one) in undecided}
 
 
-def add(connection: sa.Connection, made: Report) -> None:
-    """Keep a report, and give it its revision: 1 for the first about this domain and day."""
+def add(connection: sa.Connection, made: Sequence[Report]) -> None:
+    """Keep reports, and give them their revisions: 1 for the first about a domain and day."""
     table = schema.reports
-    highest = sa.select(sa.func.max(table.c.revision)).where(table.c.day == made.day, table.c.domain == made.domain)
-    revision = 1 + (connection.execute(highest).scalar() or 0)
-    row = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
-    row |= {"created": int(made.created.timestamp()), "revision": revision}
-    connection.execute(sa.insert(table), row)
+    revisions: collections.Counter[tuple[dt.date, str]] = collections.Counter()
+    for day, of_day in itertools.groupby(made, key=lambda one: one.day):
+        query = sa.select(table.c.domain, sa.func.max(table.c.revision)).group_by(table.c.domain)
+        query = query.where(table.c.day == day, table.c.domain.in_([one.domain for one in of_day]))
+        revisions.update({(day, domain): highest for domain, highest in connection.execute(query)})
+    rows = []
+    for one in made:
+        revisions[one.day, one.domain] += 1
+        revision = revisions[one.day, one.domain]
+        created = int(one.created.timestamp())
+        rows.append((one.day, one.domain, revision, one.report_id, created, one.successful, one.failed, one.packed))
+    bulk.insert(connection, table, rows)
 
 
 def of_domain(connection: sa.Connection, domain: str, day: dt.date) -> list[Report]:

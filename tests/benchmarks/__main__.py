@@ -17,9 +17,9 @@ import rich.box
 import rich.console
 import rich.table
 
-from tests.benchmarks import measure, recording, tallying
+from tests.benchmarks import measure, recording, reporting, tallying
 
-ALL: tuple[measure.Benchmark, ...] = (*recording.BENCHMARKS, *tallying.BENCHMARKS)
+ALL: tuple[measure.Benchmark, ...] = (*recording.BENCHMARKS, *tallying.BENCHMARKS, *reporting.BENCHMARKS)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,13 +1,23 @@
-"""The recorder against a bare receive loop, and against the peer's collector."""
+"""The recorder against a bare receive loop, and against the peer's collector; and what is lost when nobody waits.
 
+The length of a socket's queue is a setting of the kernel for each network namespace, so what needs another one than this
+machine has runs in a namespace of its own, for which it must be root.
+"""
+
+import asyncio
 import contextlib
+import dataclasses
+import datetime as dt
 import functools
+import os
 import pathlib
 import socket
 from collections.abc import Callable, Iterator
 
-from sender import config, recorder
-from tests.benchmarks import measure, processes, traffic
+from sender import config, recorder, tally
+from sender.store import engine
+from tests.benchmarks import measure, peers, processes, reporting, traffic
+from tests.lab import namespace
 
 DATAGRAMS = 500_000
 
@@ -83,6 +93,99 @@ def _blocking(place: measure.Place) -> Iterator[measure.Round]:
     yield one_round
 
 
+PEER_DATAGRAMS = 20_000
+
+
+@contextlib.contextmanager
+def _peer(place: measure.Place) -> Iterator[measure.Round]:
+    command = peers.installed("tlsrpt-reporter") / "tlsrpt-collectd"
+    lines = traffic.datagrams(SHORT, DOMAINS)
+    few = lines[:PEER_DATAGRAMS]
+    settings = configured(place.scratch)
+    path = pathlib.Path(settings.recorder.socket)
+    options = {
+        "storage": f"sqlite://{place.scratch}/peer.sqlite",
+        "socketname": str(path),
+        "socketuser": "",
+        "socketgroup": "",
+        "pidfilename": "",
+        "logfilename": f"{place.scratch}/peer.log",
+        "dump_path_for_invalid_datagram": f"{place.scratch}/invalid",
+    }
+    arguments = [f"--{name}={value}" for name, value in options.items() if value]
+
+    def one_round() -> measure.Sample:
+        with receiving(path, lambda: os.execv(command, [str(command), *arguments])):
+            yardstick = len(few) / traffic.send(path, few)
+        with receiving(path, functools.partial(recorder.main, settings, [])):
+            figure = len(lines) / traffic.send(path, lines)
+        return measure.Sample(figure, yardstick)
+
+    yield one_round
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pour:
+    """How datagrams are sent that nobody waits for."""
+
+    queue: int
+    """Datagrams that the kernel keeps for the socket (``net.unix.max_dgram_qlen``)."""
+    rate: float
+    """Datagrams a second."""
+    seconds: float
+    allowed: float | None
+    """Share that may be lost, if the bare loop does not lose half as much; ``None``: what counts is the share lost."""
+
+
+FAST = Pour(queue=512, rate=100_000, seconds=30, allowed=None)
+SLOW = Pour(queue=10, rate=20_000, seconds=30, allowed=0.002)
+
+SHORT_SECONDS = 3.0
+
+
+@contextlib.contextmanager
+def _pouring(pour: Pour, place: measure.Place) -> Iterator[measure.Round]:
+    lines = traffic.datagrams(int(pour.rate * (SHORT_SECONDS if place.short else pour.seconds)), DOMAINS)
+    settings = configured(place.scratch, '[dns]\nnameservers = ["127.0.0.1"]')
+    path = pathlib.Path(settings.recorder.socket)
+
+    def one_round() -> measure.Sample:
+        with receiving(path, functools.partial(bare, path)):
+            lost_bare = traffic.pour(path, lines, pour.rate)
+        with (
+            receiving(path, functools.partial(recorder.main, settings, [])),
+            processes.running(functools.partial(tally.main, settings)),
+            processes.running(functools.partial(_report, settings)),
+        ):
+            lost = traffic.pour(path, lines, pour.rate)
+            processes.wait(lambda: journaled(settings) == len(lines) - lost)
+        for segment in pathlib.Path(settings.recorder.journal).glob("*.ndjson"):
+            segment.unlink()
+        share, share_bare = lost / len(lines), lost_bare / len(lines)
+        return measure.Sample(share, 1.0 if pour.allowed is None else max(pour.allowed, 2 * share_bare))
+
+    with _queue(pour.queue):
+        yield one_round
+
+
+def _report(settings: config.Config) -> None:
+    """Report over and over what there is."""
+    store = engine.open_store(settings.store.url)
+    while True:
+        asyncio.run(reporting.run(settings, store, dt.datetime.now(dt.UTC), reporting.Remembered(["127.0.0.1"])))
+
+
+@contextlib.contextmanager
+def _queue(length: int) -> Iterator[None]:
+    if int(namespace.QUEUE.read_text()) == length:
+        yield
+        return
+    if reason := namespace.missing():
+        raise measure.CannotError(f"net.unix.max_dgram_qlen is not {length}, and a namespace of its own: {reason}")
+    with namespace.entered([], queue=length):
+        yield
+
+
 BENCHMARKS = (
     measure.Benchmark(
         id="record",
@@ -92,5 +195,33 @@ BENCHMARKS = (
         target=0.6,
         guard=0.3,
         prepare=_blocking,
+    ),
+    measure.Benchmark(
+        id="record-peer",
+        what="the same, against the peer",
+        unit="datagrams/s",
+        yardstick="tlsrpt-collectd",
+        target=20,
+        prepare=_peer,
+    ),
+    measure.Benchmark(
+        id="pour-512",
+        what="recorder: nobody waits, queue of 512, 100,000/s for 30 s during tally and report run",
+        unit="lost",
+        yardstick="all",
+        target=0,
+        guard=0.001,
+        at_most=True,
+        prepare=functools.partial(_pouring, FAST),
+    ),
+    measure.Benchmark(
+        id="pour-10",
+        what="the same, queue of 10, 20,000/s",
+        unit="lost",
+        yardstick="0.002, or twice what a bare loop loses",
+        target=1,
+        guard=2,
+        at_most=True,
+        prepare=functools.partial(_pouring, SLOW),
     ),
 )

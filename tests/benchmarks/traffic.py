@@ -1,7 +1,8 @@
 """Datagrams as Postfix sends them, of many domains, and processes that send them.
 
-The mix of a large site: few domains have most of the sessions, a quarter of them have an MTA-STS policy and a quarter
-TLSA records; every twentieth session has failed. The same seed gives the same datagrams.
+The mix of a large site: few domains have most of the sessions; of those with a TLSRPT record three in five have an
+MTA-STS policy, and one in five is at one of :data:`PROVIDERS` mail hosts with TLSA records; every twentieth session has
+failed. The same seed gives the same datagrams.
 """
 
 import contextlib
@@ -18,6 +19,12 @@ SEED = 8460
 
 FAILING = 0.05
 """Share of sessions that failed."""
+
+PROVIDERS = 500
+"""Mail hosts with TLSA records."""
+
+TLSA = 3
+"""Domains whose number by 5 leaves this rest have TLSA records, those below an MTA-STS policy, those above nothing."""
 
 
 def datagrams(number: int, domains: int, seed: int = SEED) -> list[bytes]:
@@ -45,7 +52,7 @@ def datagrams(number: int, domains: int, seed: int = SEED) -> list[bytes]:
 
 def datagram(domain: str, index: int, *, failed: bool) -> bytes:
     """Return one datagram in Postfix's form (docs/datagram.md)."""
-    mx = f"mx{index % 5}.{domain}"
+    mx = f"mx.provider{index % PROVIDERS}.example" if index % 5 == TLSA else f"mx{index % 2}.{domain}"
     policy = _policy(domain, mx, index)
     if failed:
         policy["failure-details"] = [
@@ -64,11 +71,11 @@ def datagram(domain: str, index: int, *, failed: bool) -> bytes:
 
 
 def _policy(domain: str, mx: str, index: int) -> dict[str, object]:
-    kind = index % 4
-    if kind == 0:
+    kind = index % 5
+    if kind < TLSA:
         strings = ["version: STSv1", "mode: enforce", f"mx: *.{domain}", "max_age: 604800"]
         return {"policy-type": 2, "policy-string": strings, "policy-domain": domain, "mx-host": [f"*.{domain}"]}
-    if kind == 1:
+    if kind == TLSA:
         strings = [f"3 1 1 {hashlib.sha256(mx.encode()).hexdigest().upper()}"]
         return {"policy-type": 1, "policy-string": strings, "policy-domain": mx}
     return {"policy-type": 9, "policy-domain": domain}

@@ -36,8 +36,9 @@ def put_report(store: engine.Store, job: daily.Daily, *rua: str) -> str:
     document = report.document(job.builder.identity, YESTERDAY, report_id, by_policy)
     with store.write() as connection:
         made = reports.Report(report_id, YESTERDAY, "a.example", job.clock(), 1, 0, report.pack(document))
-        reports.add(connection, made)
-        deliveries.add(connection, report_id, (YESTERDAY, "a.example"), [(one, job.clock()) for one in record.rua])
+        reports.add(connection, [made])
+        due = [(one, job.clock()) for one in record.rua]
+        deliveries.add(connection, [deliveries.Addressed(report_id, YESTERDAY, "a.example", due)])
     return report_id
 
 

@@ -222,8 +222,9 @@ def put_report(store: engine.Store, job: daily.Daily, *rua: str) -> str:
     by_policy = [report.PolicyCount(policy, 0, 1, ()) for policy in domain.policies]
     packed = report.pack(report.document(job.builder.identity, YESTERDAY, report_id, by_policy))
     with store.write() as connection:
-        reports.add(connection, reports.Report(report_id, YESTERDAY, "a.example", job.clock(), 0, 1, packed))
-        deliveries.add(connection, report_id, (YESTERDAY, "a.example"), [(one, job.clock()) for one in record.rua])
+        reports.add(connection, [reports.Report(report_id, YESTERDAY, "a.example", job.clock(), 0, 1, packed)])
+        due = [(one, job.clock()) for one in record.rua]
+        deliveries.add(connection, [deliveries.Addressed(report_id, YESTERDAY, "a.example", due)])
     return report_id
 
 

@@ -113,7 +113,7 @@ def test_counts_add_up(store: engine.Store, captures: dict[str, list[bytes]]) ->
         for one in reports.undecided(connection, 999):
             domain = expected.pop(one.domain)
             assert (one.successful, one.failed) == (domain.successful, domain.failed)
-            found = {count.policy: count for count in reports.policy_counts(connection, one)}
+            found = {count.policy: count for count in reports.counted(connection, [one])[one].by_policy()}
             assert found == {
                 policy: report.PolicyCount(policy, numbers.successful, numbers.failed, found[policy].failures)
                 for policy, numbers in domain.policies.items()
@@ -130,7 +130,7 @@ def test_the_store_is_bounded_over_many_batches(store: engine.Store) -> None:
     _close(store)
     with store.read() as connection:
         (one,) = reports.undecided(connection, 9)
-        (count,) = reports.policy_counts(connection, one)
+        (count,) = reports.counted(connection, [one])[one].by_policy()
     assert (one.failed, count.failed) == (1500, 1500)
     assert len(count.failures) == counting.MAX_FAILURES + 1
     assert sum(sessions for _, sessions in count.failures) == 1500
@@ -163,9 +163,9 @@ def test_a_domain_day_is_decided_once(store: engine.Store) -> None:
     _close(store)
     with store.write() as connection:
         (one,) = reports.undecided(connection, 9)
-        assert reports.decide(connection, one, schema.UNDECIDED, "has to wait")
-        assert reports.decide(connection, one, schema.REPORTED)
-        assert not reports.decide(connection, one, schema.SKIPPED, "too late")
+        assert reports.settle(connection, [(one, schema.UNDECIDED, "has to wait")]) == {one}
+        assert reports.settle(connection, [(one, schema.REPORTED, None)]) == {one}
+        assert not reports.settle(connection, [(one, schema.SKIPPED, "too late")])
     assert _undecided(store) == []
 
 
@@ -173,8 +173,9 @@ def _deliver_to(store: engine.Store, *rua: str, report_id: str = "1@s.example") 
     record = tlsrpt.parse_record(f"v=TLSRPTv1; rua={','.join(rua)}")
     with store.write() as connection:
         made = reports.Report(report_id, DAY, "a.example", NOON, 1, 0, b"packed")
-        reports.add(connection, made)
-        deliveries.add(connection, report_id, (DAY, "a.example"), [(one, NOON) for one in record.rua])
+        reports.add(connection, [made])
+        due = [(one, NOON) for one in record.rua]
+        deliveries.add(connection, [deliveries.Addressed(report_id, DAY, "a.example", due)])
 
 
 def test_each_rua_is_a_delivery_of_its_own_and_claimed_once(store: engine.Store) -> None:
@@ -256,7 +257,7 @@ def test_a_host_is_told_once_whatever_the_closings(store: engine.Store) -> None:
     with store.write() as connection:
         assert hosts.untold(connection, 9) == []
         (one,) = reports.undecided(connection, 9)
-        reports.decide(connection, one, schema.SKIPPED, "no record")
+        reports.settle(connection, [(one, schema.SKIPPED, "no record")])
         (host_day,) = hosts.untold(connection, 9)
         assert host_day == hosts.HostDay(DAY, "mx.p.example")
         (share,) = hosts.shares(connection, host_day)
@@ -267,7 +268,7 @@ def test_a_host_is_told_once_whatever_the_closings(store: engine.Store) -> None:
     _close(store)
     with store.write() as connection:
         (other,) = reports.undecided(connection, 9)
-        reports.decide(connection, other, schema.SKIPPED, "no record")
+        reports.settle(connection, [(other, schema.SKIPPED, "no record")])
         assert [share.domain_day for share in hosts.shares(connection, host_day)] == [("b.example", 1)]
 
 

@@ -37,8 +37,8 @@ def put_delivery(store: engine.Store, report_id: str, rua: str, step: outcome.Se
     packed = report.pack(b"{}")
     (target,) = record.parse_record(f"v=TLSRPTv1;rua={rua}").rua
     with store.write() as connection:
-        reports.add(connection, reports.Report(report_id, DAY, domain, DUE, 1, 0, packed))
-        deliveries.add(connection, report_id, (DAY, domain), [(target, DUE)])
+        reports.add(connection, [reports.Report(report_id, DAY, domain, DUE, 1, 0, packed)])
+        deliveries.add(connection, [deliveries.Addressed(report_id, DAY, domain, [(target, DUE)])])
         if step is not None:
             (one,) = deliveries.of_report(connection, report_id)
             deliveries.note(connection, one, DUE, step)
@@ -52,7 +52,7 @@ def filled(store: engine.Store, add: Callable[..., None]) -> engine.Store:
     with store.write() as connection:
         closings.close(connection, DAY)
         (row,) = reports.undecided(connection, 9, after=None, domain="skipped.example")
-        reports.decide(connection, row, "skipped", REASON)
+        reports.settle(connection, [(row, "skipped", REASON)])
     add(DAY, "open.example", successful=1234)
     put_delivery(store, "due@s.example", "mailto:r@due.example", None)
     put_delivery(store, "again@s.example", "https://again.example/r", AGAIN)

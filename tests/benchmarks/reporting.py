@@ -1,0 +1,155 @@
+"""The daily run (close, discover, build, gzip, store) against a loop that only encodes and gzips the same documents."""
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime as dt
+import functools
+import gzip
+import pathlib
+import shutil
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from policy import resolver
+from sender import config, daily, report, tally
+from sender.store import engine
+from tests.benchmarks import measure, processes, recording, tallying, traffic
+
+DOMAINS = 20_000
+
+SHORT = 2_000
+
+SESSIONS = 5
+"""For each domain, on average."""
+
+HEADER = 12
+"""Octets of a DNS message before its question (RFC 1035 section 4.1.1)."""
+
+TTL = 3600
+
+
+def nameserver(sock: socket.socket) -> None:
+    """Answer with a TLSRPT record for each domain of the traffic, and none for MX hosts, as quickly as can be."""
+    while True:
+        query, client = sock.recvfrom(512)
+        sock.sendto(_answer(query), client)
+
+
+def _answer(query: bytes) -> bytes:
+    end = query.index(b"\0", HEADER) + 5
+    labels = query[HEADER:end]
+    domain = b".".join(_labels(labels)[2:])
+    if domain.startswith(b"mx."):
+        return query[:2] + b"\x81\x80\0\1\0\0\0\0\0\0" + labels
+    text = b"v=TLSRPTv1;rua=mailto:tls-reports@" + domain
+    record = b"\xc0\x0c\0\x10\0\1" + TTL.to_bytes(4) + (len(text) + 1).to_bytes(2) + bytes([len(text)]) + text
+    return query[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + labels + record
+
+
+def _labels(name: bytes) -> list[bytes]:
+    labels = []
+    while length := name[0]:
+        labels.append(name[1 : 1 + length])
+        name = name[1 + length :]
+    return labels
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[str]:
+    """Run the nameserver; yield ``HOST:PORT``."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
+        sock.bind(("127.0.0.1", 0))
+        with processes.running(functools.partial(nameserver, sock)):
+            yield f"127.0.0.1:{sock.getsockname()[1]}"
+
+
+def tallied(scratch: pathlib.Path, domains: int, now: dt.datetime) -> pathlib.Path:
+    """Return a store with a day of sessions of so many domains."""
+    directory, file = scratch / "journal", scratch / "tallied.db"
+    tallying.write(directory, traffic.datagrams(SESSIONS * domains, domains), now.timestamp())
+    store = engine.open_store(f"sqlite:///{file}")
+    tally.Tally(store, directory).catch_up(now)
+    store.close()
+    return file
+
+
+class Remembered(resolver.Resolver):
+    """Answers from memory what the nameserver would, so that what is measured is not dnspython."""
+
+    async def texts(self, name: str) -> resolver.Answer[str]:
+        """Return the TLSRPT record of each domain of the traffic, and none for MX hosts."""
+        domain = name.partition("._tls.")[2]
+        records = () if domain.startswith("mx.") else (f"v=TLSRPTv1;rua=mailto:tls-reports@{domain}",)
+        return resolver.Answer(records, exists=True, secure=False, ttl=TTL, expanded=name)
+
+
+async def run(
+    settings: config.Config, store: engine.Store, now: dt.datetime, dns: resolver.Resolver | None = None
+) -> int:
+    """Close the day and build all reports; return how many."""
+    async with daily.open_daily(settings, store, clock=lambda: now) as opened:
+        job = (
+            opened if dns is None else dataclasses.replace(opened, builder=dataclasses.replace(opened.builder, dns=dns))
+        )
+        await job.close(last=now.date())
+        built = 0
+        async for _ in job.build():
+            built += 1
+        return built
+
+
+def documents(file: pathlib.Path) -> list[report.Document]:
+    """Return the reports in a store."""
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        rows = connection.execute("SELECT packed FROM reports").fetchall()
+    return [report.parse(report.unpack(packed)) for (packed,) in rows]
+
+
+def _bare(made: list[report.Document]) -> float:
+    started = time.perf_counter()
+    for document in made:
+        gzip.compress(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n", mtime=0)
+    return len(made) / (time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _daily(place: measure.Place) -> Iterator[measure.Round]:
+    domains = SHORT if place.short else DOMAINS
+    now = dt.datetime.now(dt.UTC)
+    template = tallied(place.scratch, domains, now)
+    file = place.scratch / "tlsrpt.db"
+    settings = recording.configured(place.scratch, '[dns]\nnameservers = ["127.0.0.1"]')
+
+    def one_round() -> measure.Sample:
+        file.unlink(missing_ok=True)
+        shutil.copy(template, file)
+        store = engine.open_store(settings.store.url)
+        started = time.perf_counter()
+        built = asyncio.run(run(settings, store, now, Remembered(["127.0.0.1"])))
+        figure = built / (time.perf_counter() - started)
+        store.close()
+        made = documents(file)
+        if len(made) < domains:
+            raise AssertionError(f"{len(made)} reports for {domains} domains")
+        return measure.Sample(figure, _bare(made))
+
+    yield one_round
+
+
+BENCHMARKS = (
+    measure.Benchmark(
+        id="daily",
+        what=f"daily run: close, discover, build, gzip, store, {DOMAINS:,} domains",
+        unit="reports/s",
+        yardstick="a loop that only encodes and gzips the same documents",
+        target=0.3,
+        guard=0.01,
+        prepare=_daily,
+    ),
+)
