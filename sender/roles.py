@@ -19,6 +19,9 @@ POLICY = "policy"
 REPORTER = "reporter"
 FOLLOWER = "follower"
 
+BACKGROUND = 10
+"""Niceness of what may be late: on a busy machine the processes that the MTA talks to come first."""
+
 log = structlog.get_logger()
 
 
@@ -52,6 +55,7 @@ def _recorder(settings: config.Config, inherited: Sequence[socket.socket]) -> in
 def _tally(settings: config.Config) -> int:
     from sender import tally
 
+    os.nice(BACKGROUND)
     return tally.main(settings)
 
 
@@ -71,6 +75,7 @@ def _reporter(settings: config.Config) -> int:
     from sender import reporter
     from sender.store import engine
 
+    os.nice(BACKGROUND)
     try:
         store = engine.open_store(settings.store.url)
         asyncio.run(reporter.run(settings, store))

@@ -1,7 +1,7 @@
 """The recorder against a bare receive loop, and against the peer's collector; and what is lost when nobody waits.
 
-The length of a socket's queue is a setting of the kernel for each network namespace, so what needs another one than this
-machine has runs in a namespace of its own, for which it must be root.
+The length of a socket's queue is a setting of the kernel for each network namespace, so what needs another one than
+this machine has runs in a namespace of its own, for which it must be root.
 """
 
 import asyncio
@@ -9,12 +9,14 @@ import contextlib
 import dataclasses
 import datetime as dt
 import functools
+import itertools
 import os
 import pathlib
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 
-from sender import config, recorder, tally
+from sender import config, recorder, roles, tally
 from sender.store import engine
 from tests.benchmarks import measure, peers, processes, reporting, traffic
 from tests.lab import namespace
@@ -146,17 +148,15 @@ SHORT_SECONDS = 3.0
 @contextlib.contextmanager
 def _pouring(pour: Pour, place: measure.Place) -> Iterator[measure.Round]:
     lines = traffic.datagrams(int(pour.rate * (SHORT_SECONDS if place.short else pour.seconds)), DOMAINS)
-    settings = configured(place.scratch, '[dns]\nnameservers = ["127.0.0.1"]')
+    settings = configured(place.scratch)
     path = pathlib.Path(settings.recorder.socket)
+    busy = place.scratch / "busy"
+    reporting.tallied(busy, DOMAINS, dt.datetime.now(dt.UTC))
 
     def one_round() -> measure.Sample:
-        with receiving(path, functools.partial(bare, path)):
+        with receiving(path, functools.partial(bare, path)), _busy(busy):
             lost_bare = traffic.pour(path, lines, pour.rate)
-        with (
-            receiving(path, functools.partial(recorder.main, settings, [])),
-            processes.running(functools.partial(tally.main, settings)),
-            processes.running(functools.partial(_report, settings)),
-        ):
+        with receiving(path, functools.partial(recorder.main, settings, [])), _busy(busy):
             lost = traffic.pour(path, lines, pour.rate)
             processes.wait(lambda: journaled(settings) == len(lines) - lost)
         for segment in pathlib.Path(settings.recorder.journal).glob("*.ndjson"):
@@ -168,11 +168,32 @@ def _pouring(pour: Pour, place: measure.Place) -> Iterator[measure.Round]:
         yield one_round
 
 
-def _report(settings: config.Config) -> None:
-    """Report over and over what there is."""
-    store = engine.open_store(settings.store.url)
+@contextlib.contextmanager
+def _busy(folder: pathlib.Path) -> Iterator[None]:
+    """Tally a day and report it, over and over, in two processes as low in priority as those of the product."""
+    with (
+        processes.running(functools.partial(_tally, folder), nice=roles.BACKGROUND),
+        processes.running(functools.partial(_report, folder), nice=roles.BACKGROUND),
+    ):
+        yield
+
+
+def _tally(folder: pathlib.Path) -> None:
+    for number in itertools.count():
+        store = engine.open_store(f"sqlite:///{folder}/tally-{number}.db")
+        tally.Tally(store, folder / "journal").catch_up(dt.datetime.now(dt.UTC))
+        store.close()
+        for file in folder.glob("tally-*"):
+            file.unlink()
+
+
+def _report(folder: pathlib.Path) -> None:
+    settings = configured(folder, '[dns]\nnameservers = ["127.0.0.1"]')
     while True:
+        shutil.copy(folder / "tallied.db", folder / "tlsrpt.db")
+        store = engine.open_store(settings.store.url)
         asyncio.run(reporting.run(settings, store, dt.datetime.now(dt.UTC), reporting.Remembered(["127.0.0.1"])))
+        store.close()
 
 
 @contextlib.contextmanager

@@ -6,10 +6,14 @@ import dataclasses
 import datetime as dt
 import functools
 import gzip
+import multiprocessing
+import multiprocessing.connection
 import pathlib
+import resource
 import shutil
 import socket
 import sqlite3
+import statistics
 import time
 from collections.abc import Iterator
 
@@ -142,6 +146,70 @@ def _daily(place: measure.Place) -> Iterator[measure.Round]:
     yield one_round
 
 
+MANY = 1_000_000
+
+FEW = 10_000
+
+MEMORY = 200.0
+"""Megabytes that a run about :data:`MANY` domains may take."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cost:
+    """What a daily run took."""
+
+    each: float
+    """Microseconds of a processor for a domain."""
+    memory: float
+    """Megabytes at most, of the whole process."""
+
+
+def _cost(scratch: pathlib.Path, domains: int) -> Cost:
+    """Tally and report so many domains, each in a process of its own."""
+    scratch.mkdir()
+    now = dt.datetime.now(dt.UTC)
+    with processes.running(functools.partial(_fill, scratch, domains, now)) as filling:
+        filling.join()
+    reading, writing = multiprocessing.Pipe(duplex=False)
+    with processes.running(functools.partial(_run_and_tell, scratch, now, writing)):
+        writing.close()
+        built, seconds, memory = reading.recv()
+    shutil.rmtree(scratch)
+    if built < domains:
+        raise AssertionError(f"{built} reports for {domains} domains")
+    return Cost(seconds / domains * 1e6, memory)
+
+
+def _fill(scratch: pathlib.Path, domains: int, now: dt.datetime) -> None:
+    lines = (traffic.datagram(f"d{index}.example", index, failed=not index % 20) for index in range(domains))
+    tallying.write(scratch / "journal", lines, now.timestamp())
+    store = engine.open_store(f"sqlite:///{scratch}/tlsrpt.db")
+    tally.Tally(store, scratch / "journal").catch_up(now)
+    store.close()
+
+
+def _run_and_tell(scratch: pathlib.Path, now: dt.datetime, telling: multiprocessing.connection.Connection) -> None:
+    settings = recording.configured(scratch, '[dns]\nnameservers = ["127.0.0.1"]')
+    store = engine.open_store(settings.store.url)
+    started = time.process_time()
+    built = asyncio.run(run(settings, store, now, Remembered(["127.0.0.1"])))
+    seconds = time.process_time() - started
+    telling.send((built, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+@contextlib.contextmanager
+def _many(place: measure.Place) -> Iterator[measure.Round]:
+    few = [_cost(place.scratch / f"few{number}", FEW).each for number in range(3)]
+
+    def one_round() -> measure.Sample:
+        many = _cost(place.scratch / "many", MANY)
+        if many.memory > MEMORY:
+            raise AssertionError(f"{many.memory:.0f} MB for {MANY:,} domains")
+        return measure.Sample(many.each, statistics.median(few))
+
+    yield one_round
+
+
 BENCHMARKS = (
     measure.Benchmark(
         id="daily",
@@ -151,5 +219,15 @@ BENCHMARKS = (
         target=0.3,
         guard=0.01,
         prepare=_daily,
+    ),
+    measure.Benchmark(
+        id="daily-million",
+        what=f"the same for {MANY:,} domains: time for each, within {MEMORY:.0f} MB",
+        unit="microseconds",
+        yardstick=f"for {FEW:,} domains",
+        target=1.25,
+        at_most=True,
+        rounds=1,
+        prepare=_many,
     ),
 )

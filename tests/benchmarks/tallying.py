@@ -5,7 +5,7 @@ import datetime as dt
 import itertools
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -24,11 +24,11 @@ BATCH = 1000
 """Datagrams appended to the journal at a time."""
 
 
-def write(directory: pathlib.Path, lines: Sequence[bytes], now: float) -> None:
+def write(directory: pathlib.Path, datagrams: Iterable[bytes], now: float) -> None:
     """Write a journal as the recorder does."""
     writer = journal.Writer(directory, now)
-    for start in range(0, len(lines), BATCH):
-        chunk = lines[start : start + BATCH]
+    lines = iter(datagrams)
+    while chunk := list(itertools.islice(lines, BATCH)):
         loss = writer.append(memoryview(b"".join(line + b"\n" for line in chunk)), len(chunk), now)
         if loss:
             raise AssertionError(loss)

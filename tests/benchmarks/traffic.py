@@ -64,7 +64,7 @@ def datagram(domain: str, index: int, *, failed: bool) -> bytes:
                 "h": f"250-{mx} greets you\n250 HELP",
             }
         ]
-    policy["f"] = int(failed)
+    policy |= {"t": int(failed), "f": int(failed)}
     return msgspec.json.encode(
         {"dpv": "1", "d": domain, "pr": f"v=TLSRPTv1;rua=mailto:tls-reports@{domain}", "policies": [policy]}
     )
