@@ -1,8 +1,10 @@
 """Programs of others that have the same job, from PyPI, each in a virtual environment of its own below ``.bench``."""
 
+import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Mapping
 
 from tests.benchmarks import measure
 
@@ -32,6 +34,43 @@ def installed(name: str) -> pathlib.Path:
             raise measure.CannotError(f"{name} cannot be installed: {error}") from error
         mark.write_text(pins.read_text())
     return folder / "bin"
+
+
+def collectd(scratch: pathlib.Path, socket: pathlib.Path) -> None:
+    """Become tlsrpt-collectd."""
+    options = {
+        "storage": f"sqlite://{scratch}/collectd.sqlite",
+        "socketname": socket,
+        "pidfilename": f"{scratch}/collectd.pid",
+        "logfilename": f"{scratch}/collectd.log",
+        "log_level": "warning",
+        "dump_path_for_invalid_datagram": f"{scratch}/invalid",
+        "max_uncommited_datagrams": 1000,
+    }
+    _become("tlsrpt-reporter", "tlsrpt-collectd", options)
+
+
+def reportd(scratch: pathlib.Path) -> None:
+    """Become tlsrpt-reportd, which reports what collectd has in the same folder of yesterday."""
+    fetcher = installed("tlsrpt-reporter") / "tlsrpt-fetcher"
+    options = {
+        "dbname": scratch / "reportd.sqlite",
+        "pidfilename": f"{scratch}/reportd.pid",
+        "logfilename": f"{scratch}/reportd.log",
+        "log_level": "warning",
+        "fetchers": f"{fetcher} --storage sqlite://{scratch}/collectd.sqlite --logfilename {scratch}/fetcher.log",
+        "organization_name": "sender.example",
+        "contact_info": "postmaster@sender.example",
+        "sender_address": "noreply@sender.example",
+        "sendmail_script": "true",
+        "spread_out_delivery": 36000,
+    }
+    _become("tlsrpt-reporter", "tlsrpt-reportd", options)
+
+
+def _become(name: str, command: str, options: Mapping[str, object]) -> None:
+    path = installed(name) / command
+    os.execv(path, [str(path), *(f"--{key}={value}" for key, value in options.items())])
 
 
 def _run(*command: str) -> None:

@@ -10,7 +10,6 @@ import dataclasses
 import datetime as dt
 import functools
 import itertools
-import os
 import pathlib
 import shutil
 import socket
@@ -100,24 +99,14 @@ PEER_DATAGRAMS = 20_000
 
 @contextlib.contextmanager
 def _peer(place: measure.Place) -> Iterator[measure.Round]:
-    command = peers.installed("tlsrpt-reporter") / "tlsrpt-collectd"
+    peers.installed("tlsrpt-reporter")
     lines = traffic.datagrams(SHORT, DOMAINS)
     few = lines[:PEER_DATAGRAMS]
     settings = configured(place.scratch)
     path = pathlib.Path(settings.recorder.socket)
-    options = {
-        "storage": f"sqlite://{place.scratch}/peer.sqlite",
-        "socketname": str(path),
-        "socketuser": "",
-        "socketgroup": "",
-        "pidfilename": "",
-        "logfilename": f"{place.scratch}/peer.log",
-        "dump_path_for_invalid_datagram": f"{place.scratch}/invalid",
-    }
-    arguments = [f"--{name}={value}" for name, value in options.items() if value]
 
     def one_round() -> measure.Sample:
-        with receiving(path, lambda: os.execv(command, [str(command), *arguments])):
+        with receiving(path, functools.partial(peers.collectd, place.scratch, path)):
             yardstick = len(few) / traffic.send(path, few)
         with receiving(path, functools.partial(recorder.main, settings, [])):
             figure = len(lines) / traffic.send(path, lines)

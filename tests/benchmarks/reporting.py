@@ -6,11 +6,14 @@ import dataclasses
 import datetime as dt
 import functools
 import gzip
+import itertools
 import multiprocessing
 import multiprocessing.connection
+import os
 import pathlib
 import resource
 import shutil
+import signal
 import socket
 import sqlite3
 import statistics
@@ -22,7 +25,7 @@ import msgspec
 from policy import resolver
 from sender import config, daily, report, tally
 from sender.store import engine
-from tests.benchmarks import measure, processes, recording, tallying, traffic
+from tests.benchmarks import measure, peers, processes, recording, tallying, traffic
 
 DOMAINS = 20_000
 
@@ -210,6 +213,44 @@ def _many(place: measure.Place) -> Iterator[measure.Round]:
     yield one_round
 
 
+PEER_DOMAINS = 60
+
+
+def _peers_reports(scratch: pathlib.Path) -> float:
+    """Have the peer collect, close and report a few domains; return how many a second."""
+    scratch.mkdir()
+    path = scratch / "collectd.sock"
+    lines = traffic.datagrams(PEER_DOMAINS, PEER_DOMAINS)
+    with processes.running(functools.partial(peers.collectd, scratch, path)) as collecting:
+        processes.wait(path.is_socket)
+        traffic.send(path, lines)
+        time.sleep(1)  # it does not tell when it has read them
+        os.kill(collecting.pid or 0, signal.SIGUSR2)  # its way to make today yesterday
+        processes.wait((scratch / "collectd.sqlite.yesterday").exists)
+    with processes.running(functools.partial(peers.reportd, scratch)):
+        processes.wait(lambda: _rows(scratch, "reportdata") == PEER_DOMAINS)
+        started = time.perf_counter()
+        processes.wait(lambda: _rows(scratch, "reports") == PEER_DOMAINS)
+        return PEER_DOMAINS / (time.perf_counter() - started)
+
+
+def _rows(scratch: pathlib.Path, table: str) -> int:
+    with (
+        contextlib.suppress(sqlite3.OperationalError),
+        contextlib.closing(sqlite3.connect(f"file:{scratch}/reportd.sqlite?mode=ro", uri=True)) as connection,
+    ):
+        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+    return 0
+
+
+@contextlib.contextmanager
+def _peer(place: measure.Place) -> Iterator[measure.Round]:
+    peers.installed("tlsrpt-reporter")
+    numbers = itertools.count()
+    with _daily(measure.Place(place.scratch, short=True)) as ours:
+        yield lambda: measure.Sample(ours().figure, _peers_reports(place.scratch / f"peer{next(numbers)}"))
+
+
 BENCHMARKS = (
     measure.Benchmark(
         id="daily",
@@ -219,6 +260,14 @@ BENCHMARKS = (
         target=0.3,
         guard=0.01,
         prepare=_daily,
+    ),
+    measure.Benchmark(
+        id="daily-peer",
+        what="the same against the peer",
+        unit="reports/s",
+        yardstick="tlsrpt-reportd",
+        target=200,
+        prepare=_peer,
     ),
     measure.Benchmark(
         id="daily-million",
