@@ -7,8 +7,8 @@ import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, cast
 
 import jsonschema
 import pytest
@@ -288,3 +288,35 @@ def test_a_domain_whose_counts_are_damaged_does_not_hold_the_others_up(in_intern
         assert "cannot be made" in (row.reason or "")
 
     in_internet(scenario)
+
+
+def test_more_domains_than_a_batch_are_each_decided_once_and_in_order(in_internet: Run, store: engine.Store) -> None:
+    """Batches are looked up side by side; what is half done when the run is broken off is done by the next one."""
+    names = sorted(f"d{number}.example" for number in range(2 * building.BATCH + 1))
+
+    async def scenario(net: internet.Internet, job: daily.Daily) -> None:
+        for name in names:
+            net.zone.put(f"_smtp._tls.{name}", zone.Txt(f"v=TLSRPTv1;rua=mailto:r@{name}"))
+        add(store, *map(datagram, names))
+        with store.write() as connection:
+            closings.close(connection, YESTERDAY)
+        first = [built async for built in _until(building.BATCH + 1, job.build())]
+        rest = [built async for built in job.build()]
+        decided = [built.domain_day.domain for built in (*first, *rest) if isinstance(built, building.Decided)]
+        assert decided == [*names[: building.BATCH + 1], *names[2 * building.BATCH :]]
+        with store.read() as connection:
+            assert [len(reports.of_domain(connection, name, YESTERDAY)) for name in names] == [1] * len(names)
+
+    in_internet(scenario)
+
+
+async def _until(
+    number: int, builds: AsyncIterator[building.Decided | building.Told]
+) -> AsyncIterator[building.Decided | building.Told]:
+    """Yield so many, and break the run off."""
+    async for built in builds:
+        yield built
+        number -= 1
+        if not number:
+            await cast("AsyncGenerator[Any, None]", builds).aclose()
+            return
