@@ -73,6 +73,8 @@ class Attempt:
     verified: bool
     tlsa: bool
     """The server has TLSA records, and Exim held it to them."""
+    matched: bool
+    """The certificate matched a TLSA record."""
     reason: str
     """Exim's words; for :attr:`Outcome.DANE` see ``dane`` as well."""
     dane: str
@@ -242,6 +244,7 @@ def _attempt(
         outcome=outcome,
         verified=event.verified,
         tlsa=tlsa,
+        matched=event.dane,
         reason=reason[:MAX_REASON],
         dane=dane,
         certificate=event.certificate,

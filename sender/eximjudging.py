@@ -3,7 +3,9 @@
 Pure. Exim tells whether it held a server to TLSA records; of MTA-STS it knows nothing, so what the domain asks for
 comes from the policy socket:
 
-- Exim held the server to TLSA records: ``tlsa``. Exim does not tell the records, only that there are some.
+- Exim held the server to TLSA records: ``tlsa``. Exim does not tell the records, only that there are some. The session
+  fails where the certificate matched none of them, also when Exim let it pass: with usage 2 (an authority) it does not
+  look at the name as long as the authority is one that it trusts anyway (seen with 4.96, GnuTLS).
 - the domain has an MTA-STS policy, enforced or in testing: ``sts``. The session is judged by it whatever Exim did: it
   fails without TLS, with a certificate that Exim could not verify, and at an MX host that the policy does not name.
 - else ``no-policy-found``. Any TLS is a success then, as mail went over it; none at all is a failure, because Exim uses
@@ -76,6 +78,8 @@ def _found(
             return session.ResultType.STARTTLS_NOT_SUPPORTED, "starttls-refused"
         case eximjoining.Outcome.DANE | eximjoining.Outcome.FAILED:
             return _stopped(attempt, now), _reason(attempt)
+        case eximjoining.Outcome.ESTABLISHED if policy.type is session.PolicyType.TLSA and not attempt.matched:
+            return _certificate(attempt, now)
         case eximjoining.Outcome.ESTABLISHED if policy.type is session.PolicyType.STS and sts is not None:
             return _shortcoming(attempt, sts, now)
     return None

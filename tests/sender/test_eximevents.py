@@ -193,6 +193,7 @@ NOT_YET = {"event_name": "dane:fail", "host_port": -1, "event_data": "dnssec-inv
 EXPIRED = GOOD | {"certificate_notafter": int(NOW) - 1}
 NEXT = {"host_address": "192.0.2.26", "event_defer_errno": -37}
 OTHER_NAME = GOOD | {"certificate_names": "other.example,*.wrong.example"}
+MISNAMED = OTHER_NAME | {"tls_out_certificate_verified": 1, "tls_out_tlsa_usage": 4}
 WILDCARD = GOOD | {"certificate_names": "*.example.net"}
 MANY_NAMES = GOOD | {"certificate_names": "x.example," * 800}
 OPENSSL = "TLS session: (SSL_connect): error:0A000086:SSL routines::certificate verify failed"
@@ -252,6 +253,7 @@ MADE_UP = [
     ("not a host of the policy", [{}, VERIFIED], ELSEWHERE, [(STS, "validation-failure")]),
     ("a policy of mode none", [{}, GOOD], policy("none", "mx.example.net"), [(NONE, None)]),
     ("DANE", [{}, VERIFIED | {"tls_out_dane": "yes", "tls_out_tlsa_usage": 8}], BY_DANE, [(TLSA, None)]),
+    ("DANE, another name, taken", [{}, MISNAMED], BY_DANE, [(TLSA, "certificate-host-mismatch")]),
     ("DANE that Exim does not do", [{}, VERIFIED], BY_DANE, [(STS, None)]),
     ("DANE fails", [{}, DANE | GOOD, CLOSE | GOOD, BAD_CERTIFICATE], BY_DANE, [(TLSA, "certificate-not-trusted")]),
     ("DANE fails, nobody says why", [{}, DANE, CLOSE], BY_DANE, [(TLSA, "validation-failure")]),

@@ -217,6 +217,7 @@ def attempt(domain: str = "example.com", *, verified: bool = True) -> eximjoinin
         outcome=eximjoining.Outcome.ESTABLISHED,
         verified=verified,
         tlsa=False,
+        matched=False,
         reason="",
         dane="",
         certificate=None,
