@@ -16,13 +16,13 @@ import rich.table
 from rich import text
 
 from sender.demo import certificates
-from tests.lab import namespace, product, roots, rows, sites, unbound, world
+from tests.lab import exim, namespace, product, roots, rows, sites, unbound, world
 from tests.lab import zone as zones
 
 POSTFIX_310 = ("trixie", ("postfix", "unbound", "libtlsrpt0"))
 """Debian 13: Postfix 3.10 with libtlsrpt, and the resolver for all."""
 
-MORE_SENDERS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+MORE_SENDERS = ("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6")
 """Where sending servers may listen besides that of 127.0.0.1: no two at one, which Linux would let them share."""
 
 Line = tuple[str, str, str, str]
@@ -54,6 +54,15 @@ def postfix_310() -> pathlib.Path:
     if reason:
         cannot(reason)
     return unpacked(*POSTFIX_310)
+
+
+@pytest.fixture(scope="session")
+def exim_496() -> pathlib.Path:
+    """The unpacked packages of Debian 12 with Exim, shared: to be copied; to be asked for before the laboratory."""
+    reason = namespace.missing() or roots.missing()
+    if reason:
+        cannot(reason)
+    return unpacked(*exim.PACKAGES)
 
 
 @pytest.fixture(scope="session")

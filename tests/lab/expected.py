@@ -28,6 +28,11 @@ def wanted(site: sites.Site) -> bool:
     return bool(site.scenario.report) and site.scenario.rua not in _WITHOUT_REPORT
 
 
+def copies(site: sites.Site) -> int:
+    """Return how many reports the domain must get: one for each rua."""
+    return 0 if not wanted(site) else 2 if site.scenario.rua is scenarios.Rua.BOTH else 1
+
+
 _WITHOUT_REPORT = {scenarios.Rua.NONE, scenarios.Rua.TWICE, scenarios.Rua.NOWHERE}
 
 BY_MAIL = {scenarios.Rua.MAIL, scenarios.Rua.OWN, scenarios.Rua.BOTH}
@@ -43,6 +48,11 @@ def sessions(site: sites.Site, *, reuse: bool) -> int:
     """Return how many sessions are recorded for a domain; without a usable record nobody records any."""
     if site.scenario.rua in {scenarios.Rua.NONE, scenarios.Rua.TWICE}:
         return 0
+    return happened(site, reuse=reuse)
+
+
+def happened(site: sites.Site, *, reuse: bool) -> int:
+    """Return how many sessions there are with a domain, whoever asks for reports about them."""
     return sum(_successes(seen, reuse=reuse) + seen.failed for seen in site.scenario.report)
 
 
@@ -87,7 +97,8 @@ def _applied(site: sites.Site, seen: scenarios.Seen) -> dict[str, Any]:
     match seen.type:
         case session.PolicyType.TLSA:
             host = site.hosts[seen.host]
-            return {"policy-type": "tlsa", "policy-string": list(host.tlsa), "policy-domain": host.canonical}
+            strings = {"policy-string": list(host.tlsa)} if host.tlsa else {}
+            return {"policy-type": "tlsa", **strings, "policy-domain": host.canonical}
         case session.PolicyType.STS if seen.fetched:
             return {
                 "policy-type": "sts",
@@ -103,12 +114,9 @@ def _detail(site: sites.Site, detail: scenarios.Detail) -> dict[str, Any]:
     found: dict[str, Any] = {"result-type": detail.result.value, "failed-session-count": detail.count}
     if detail.host is not None:
         host = site.hosts[detail.host]
-        found |= {
-            "sending-mta-ip": host.sending_address,
-            "receiving-mx-hostname": host.name,
-            "receiving-mx-helo": host.canonical,
-            "receiving-ip": host.address,
-        }
+        found |= {"receiving-mx-hostname": host.name, "receiving-ip": host.address}
+        if detail.connected:
+            found |= {"sending-mta-ip": host.sending_address, "receiving-mx-helo": host.canonical}
     if detail.reason is not None:
         found["failure-reason-code"] = detail.reason
     return found

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sender.demo import certificates
-from tests.lab import postfix, sites
+from tests.lab import mta, postfix, sites
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
 
@@ -52,7 +52,13 @@ class Tlsrpt:
         """Where policies come from."""
         return self.queue / "run/tlsrpt/policy.sock"
 
-    def write(self, nameserver: str, authority: certificates.Authority, key: certificates.DkimKey) -> None:
+    def write(
+        self,
+        nameserver: str,
+        authority: certificates.Authority,
+        key: certificates.DkimKey,
+        more: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> None:
         """Write the configuration and the files that it names."""
         ca_file, dkim_file = self.folder / "ca.pem", self.folder / "dkim.pem"
         authority.write_ca(ca_file)
@@ -80,6 +86,8 @@ class Tlsrpt:
             "mail": {"relay": "smtp://127.0.0.1:25", "dkim_selector": SELECTOR, "dkim_key": str(dkim_file)},
             "https": {"ca_file": str(ca_file), "allow_private": True},
         }
+        for name, values in (more or {}).items():
+            sections.setdefault(name, {}).update(values)
         self.config.write_text("".join(map(_section, sections.items())))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -123,6 +131,11 @@ class Tlsrpt:
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith(b"\n") and line.startswith(b"{")]
 
+    def journal(self) -> list[str]:
+        """Return what was recorded, as it stands in the recorder's journal."""
+        paths = sorted((self.folder / "journal").glob("2*.ndjson"))
+        return [line for path in paths for line in path.read_text().splitlines()]
+
     def pid(self, role: str) -> int:
         """Return the process that a role is now."""
         return [int(row["pid"]) for row in self.events() if row["event"] == "started" and row["role"] == role][-1]
@@ -142,7 +155,7 @@ class Tlsrpt:
             ended = self.process.poll() if self.process is not None else None
             if ended is not None or time.monotonic() > deadline:
                 raise AssertionError(f"waited in vain (exit code {ended}): {self.events()[-20:]}")
-            time.sleep(postfix.GLANCE)
+            time.sleep(mta.GLANCE)
 
 
 @contextlib.contextmanager
@@ -153,19 +166,22 @@ def serving(
     authority: certificates.Authority,
     key: certificates.DkimKey,
     roles: tuple[str, ...] = ("recorder", "policy"),
+    *,
+    more: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Iterator[Tlsrpt]:
     """Run ``tlsrpt serve`` in this network namespace.
 
     Args:
         folder: an existing folder for its files.
-        queue: Postfix's queue directory.
+        queue: Postfix's queue directory, or what else is to have the sockets.
         nameserver: ``HOST:PORT``.
         authority: whom it trusts.
         key: for DKIM.
         roles: which.
+        more: values for its configuration, by section.
     """
     tlsrpt = Tlsrpt(folder, queue)
-    tlsrpt.write(nameserver, authority, key)
+    tlsrpt.write(nameserver, authority, key, more)
     try:
         tlsrpt.start(*roles)
         yield tlsrpt

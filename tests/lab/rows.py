@@ -63,7 +63,7 @@ _PLAIN = (
     Scenario("plain-down", (Host(listens=False),), mail=_DEFERRED),
     Scenario("plain-no-record", tls="Trusted", rua=Rua.NONE),
     Scenario("plain-two-records", tls="Trusted", rua=Rua.TWICE),
-    Scenario("plain-no-rua", tls="Trusted", rua=Rua.NOWHERE),
+    Scenario("plain-no-rua", tls="Trusted", report=_ok(NPF), rua=Rua.NOWHERE),
     Scenario("plain-implicit", tls="Trusted", report=_ok(NPF), implicit=True),
     Scenario("plain-null-mx", (), mail=Mail.BOUNCED, null_mx=True),
     Scenario("plain-ipv6", (Host(ipv6=True),), tls="Trusted", report=_ok(NPF)),

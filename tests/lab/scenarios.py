@@ -87,6 +87,8 @@ class Detail:
     """Which MX host; ``None``: found by the policy room, which knows no host."""
     reason: str | None = None
     count: int = 1
+    connected: bool = True
+    """Whether there was a connection."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from tests.lab import namespace, postfix, product, roots, sites
+from tests.lab import mta, namespace, postfix, product, roots, sites
 from tests.lab.conftest import Laboratory, Line
 from tests.lab.test_postfix import SNIPPET
 
@@ -50,25 +50,23 @@ class Pair:
 
     def recorded(self, domain: str) -> int:
         """Return how many sessions with a domain were recorded so far."""
-        paths = (self.tlsrpt.folder / "journal").glob("2*.ndjson")
-        lines = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
-        return sum(line["d"] == domain for line in lines)
+        return sum(json.loads(line)["d"] == domain for line in self.tlsrpt.journal())
 
     def lost(self) -> int:
         """Return how many events Postfix could not hand over so far, as its log has it."""
         return sum(LOST in line for line in self.server.log())
 
-    def deliver(self, domain: str) -> postfix.Delivery:
+    def deliver(self, domain: str) -> mta.Delivery:
         """Send a message; return what became of it at the first attempt, which must be over at once."""
         queue_id = self.server.send([f"u@{domain}"])
         self.server.settle({queue_id: 1}, AT_ONCE)
         return self.attempts(queue_id)[0]
 
-    def attempts(self, queue_id: str) -> list[postfix.Delivery]:
+    def attempts(self, queue_id: str) -> list[mta.Delivery]:
         """Return what became of a message at each attempt so far."""
         return [one for one in self.server.deliveries() if one.queue_id == queue_id]
 
-    def await_sent(self, queue_id: str, patience: float = postfix.PATIENCE) -> None:
+    def await_sent(self, queue_id: str, patience: float = mta.PATIENCE) -> None:
         """Wait until a message is delivered, however often it takes."""
         self.server.wait(lambda: any(one.status == "sent" for one in self.attempts(queue_id)), patience)
 
@@ -236,7 +234,7 @@ def test_stopped_policy_process_defers_mail_after_postfix_time_out(
 ) -> None:
     """A policy process that stays stopped defers mail after a hundred seconds; when it goes on, mail does, too."""
     pair = stalled.pair
-    pair.server.settle({stalled.queue_id: 1}, SOCKETMAP_TIMEOUT + postfix.PATIENCE)
+    pair.server.settle({stalled.queue_id: 1}, SOCKETMAP_TIMEOUT + mta.PATIENCE)
     first = pair.attempts(stalled.queue_id)[0]
     assert (first.status, first.dsn, first.text) == ("deferred", "4.7.5", "client TLS configuration problem")
     pair.tlsrpt.signal("policy", signal.SIGCONT)
