@@ -256,17 +256,17 @@ class Resolver:
             return impossible
         try:
             found = await self._resolver.resolve(absolute, kind, search=False, raise_on_no_answer=False)
-            return _answer(found.response)
+            return _answer(found.response, found.chaining_result)
         except dns.resolver.NXDOMAIN as error:
-            return _answer(error.kwargs["responses"][absolute])
+            response = error.kwargs["responses"][absolute]
+            return _answer(response, response.resolve_chaining())
         except dns.resolver.YXDOMAIN:  # a DNAME makes it too long
             return impossible
         except (dns.exception.DNSException, OSError) as error:
             raise _explain(f"{name} {kind.name}", error) from error
 
 
-def _answer(response: dns.message.QueryMessage) -> Answer[Any]:
-    chain = response.resolve_chaining()
+def _answer(response: dns.message.QueryMessage, chain: dns.message.ChainingResult) -> Answer[Any]:
     records = tuple(chain.answer or ())
     return Answer(
         records,

@@ -1,24 +1,30 @@
 """Deliver reports: claim what is due, send each by mail or HTTPS, note how it went.
 
 A conductor: ``message`` and ``signature`` make the mail, ``mail`` and ``policy.https`` carry it, ``outcome``
-says what the answer means, ``store.deliveries`` keeps it. Each delivery is noted as soon as it is answered.
+says what the answer means, ``noting`` keeps it, some deliveries at a time.
 """
 
 import asyncio
+import collections
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Coroutine, Sequence
+import math
+from collections.abc import Callable, Coroutine
 
 import structlog
 
 from policy import https, tlsrpt
-from sender import config, mail, message, outcome, signature
+from sender import config, mail, message, noting, outcome, signature
 from sender.store import deliveries, engine, reports
 
 log = structlog.get_logger()
 
 BATCH = 50
-"""Deliveries claimed at a time, and HTTPS deliveries under way at a time: few are in the air when a process dies."""
+"""Deliveries claimed at a time, and HTTPS deliveries under way at a time: few are in the air when a process dies
+(``noting`` adds fewer than ``noting.UNNOTED``)."""
+
+PER_CONNECTION = 20
+"""Mails of a batch that are worth a connection of their own: while one message is on its way, another is made."""
 
 CONTENT_TYPE = "application/tlsrpt+gzip"
 """RFC 8460 section 5.4."""
@@ -28,12 +34,7 @@ ANY = deliveries.Selection()
 Work = tuple[deliveries.Delivery, reports.Report]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Attempt:
-    """One attempt to deliver, and what follows."""
-
-    delivery: deliveries.Delivery
-    step: outcome.Settled | outcome.Again
+Attempt = noting.Attempt
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,15 +68,16 @@ class Courier:
             store.engine.StoreError: the store cannot be used; what was sent but not noted is sent again.
         """
         batch = self._claim(selection)
-        mails = [one for one in batch if one[0].scheme == tlsrpt.Scheme.MAILTO]
+        mails = collections.deque(one for one in batch if one[0].scheme == tlsrpt.Scheme.MAILTO)
         posts = [one for one in batch if one[0].scheme == tlsrpt.Scheme.HTTPS]
-        posted = (self._guarded(delivery, self._post(delivery, made)) for delivery, made in posts)
-        # all are noted before one raises
-        done = await asyncio.gather(self._send(mails, stopped), *posted, return_exceptions=True)
-        for result in done:
-            if isinstance(result, BaseException):
-                raise result
-        return [attempt for result in done if not isinstance(result, BaseException) for attempt in result]
+        with noting.Notes(self.store) as notes:
+            posted = (self._guarded(notes, delivery, self._post(delivery, made)) for delivery, made in posts)
+            sent = (self._send(notes, mails, stopped) for _ in range(math.ceil(len(mails) / PER_CONNECTION)))
+            done = await asyncio.gather(*sent, *posted, return_exceptions=True)
+            for result in done:  # all have ended before one raises
+                if isinstance(result, BaseException):
+                    raise result
+        return notes.noted
 
     def _claim(self, selection: deliveries.Selection) -> list[Work]:
         with self.store.write() as connection:
@@ -83,20 +85,19 @@ class Courier:
             made = reports.by_id(connection, {one.report_id for one in claimed})
         return [(one, made[one.report_id]) for one in claimed]
 
-    async def _send(self, mails: Sequence[Work], stopped: Callable[[], bool]) -> list[Attempt]:
-        if not mails:
-            return []
+    async def _send(self, notes: noting.Notes, mails: collections.deque[Work], stopped: Callable[[], bool]) -> None:
+        """Send the first of the mails that are left, over one connection, until none is."""
         until = self.clock() + deliveries.LEASE / 2
         connection = mail.Connection(self.relay, self.identity.domain, ca_file=self.ca_file, timeouts=self.timeouts)
         async with connection:
-            attempts: list[Attempt] = []
-            for place, (delivery, made) in enumerate(mails):
+            while mails:
                 if stopped() or self.clock() > until:  # a slow relay: the leases do not last for the rest
                     with self.store.write() as writing:
-                        deliveries.release(writing, (one for one, _ in mails[place:]))
-                    break
-                attempts += await self._guarded(delivery, self._send_one(connection, delivery, made))
-            return attempts
+                        deliveries.release(writing, (one for one, _ in mails))
+                    mails.clear()
+                    return
+                delivery, made = mails.popleft()
+                await self._guarded(notes, delivery, self._send_one(connection, delivery, made))
 
     async def _send_one(
         self, connection: mail.Connection, delivery: deliveries.Delivery, made: reports.Report
@@ -114,29 +115,22 @@ class Courier:
         return outcome.of_http(answer.status, answer.reason, answer.retry_after, self.clock())
 
     async def _guarded(
-        self, delivery: deliveries.Delivery, sending: Coroutine[None, None, outcome.Outcome]
-    ) -> list[Attempt]:
+        self, notes: noting.Notes, delivery: deliveries.Delivery, sending: Coroutine[None, None, outcome.Outcome]
+    ) -> None:
         """Note how an attempt ends; one that cannot be made must not keep all others from being made."""
         try:
             answer = await sending
         except Exception as error:
             log.exception("a delivery cannot be made, tried again", report_id=delivery.report_id, rua=delivery.rua)
             answer = outcome.Deferred(outcome.clean(f"the delivery cannot be made: {error!r}"), None)
-        return [self._note(delivery, answer)]
+        notes.add(self._ended(delivery, answer))
 
-    def _note(self, delivery: deliveries.Delivery, answer: outcome.Outcome) -> Attempt:
+    def _ended(self, delivery: deliveries.Delivery, answer: outcome.Outcome) -> Attempt:
         now = self.clock()
         step = outcome.next_step(
-            answer,
-            delivery.attempts + 1,
-            delivery.first_attempt or now,
-            now,
-            self.retry_for,
-            self.fraction(),
+            answer, delivery.attempts + 1, delivery.first_attempt or now, now, self.retry_for, self.fraction()
         )
-        with self.store.write() as connection:
-            deliveries.note(connection, delivery, now, step)
-        return Attempt(delivery, step)
+        return Attempt(delivery, now, step)
 
 
 def compose(

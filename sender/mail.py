@@ -124,11 +124,13 @@ def tls_context(relay: Relay, ca_file: str = "") -> ssl.SSLContext:
     Raises:
         config.ConfigError: the file cannot be used.
     """
-    context = ssl.create_default_context()
-    if relay.tls is Tls.OPPORTUNISTIC:
+    if relay.tls is Tls.OPPORTUNISTIC:  # loading the anchors of the system would take as long as ten messages
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    elif ca_file:
+        return context
+    context = ssl.create_default_context()
+    if ca_file:
         try:
             context.load_verify_locations(cafile=ca_file)
         except OSError as error:  # ssl.SSLError is one

@@ -1,22 +1,28 @@
 """DKIM signatures of report mails (RFC 8460 section 3, RFC 6376, RFC 8463): keys are read, messages signed.
 
-The one module that uses dkimpy. RSA with SHA-256 and Ed25519, relaxed/relaxed, no ``l=``. The private key stays
-in memory as dkimpy wants it. The signature carries the time of signing; all else depends on the message alone.
+The one module that uses dkimpy, which reads the message and brings it into canonical form; OpenSSL signs, in a
+twentieth of the time dkimpy takes. RSA with SHA-256 and Ed25519, relaxed/relaxed, no ``l=``. The signature carries the
+time of signing; all else depends on the message alone.
 
 Does not look at the DNS: :func:`dns_record` is what should be published there. Known limit: domains and
-selectors longer than 60 characters cannot sign, because dkimpy would fold them in the middle.
+selectors longer than 60 characters cannot sign, because a line with them would be too long.
 """
 
 import base64
 import dataclasses
 import enum
+import hashlib
+import textwrap
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 import cryptography.exceptions
 import dkim
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
+from dkim import canonicalization
 
 from policy import names
 
@@ -30,7 +36,10 @@ GOOD_RSA_BITS = 2048
 """What RFC 8301 section 3.2 asks signers to use."""
 
 MAX_NAME = 60
-"""Characters of a domain or a selector that dkimpy writes without folding it."""
+"""Characters of a domain or a selector that fit into a line of the field."""
+
+LINE = 72
+"""Characters of a line."""
 
 SIGNED = (
     "From",
@@ -46,6 +55,10 @@ SIGNED = (
     "TLS-Required",
 )
 """Fields that are signed where they are there (RFC 8460 section 5.3: the TLS-Report fields should be)."""
+
+_FORM = "relaxed/relaxed"
+
+_CANONICAL = canonicalization.CanonicalizationPolicy.from_c_value(_FORM.encode())
 
 
 class InvalidKeyError(ValueError):
@@ -70,7 +83,7 @@ class Signer:
     """Size of the key."""
     public: str
     """The public key as the DNS has it (``p=``)."""
-    _private: bytes = dataclasses.field(repr=False)
+    _private: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey = dataclasses.field(repr=False)
 
     @classmethod
     def load(cls, path: str, selector: str, domain: str) -> Self:
@@ -87,9 +100,9 @@ class Signer:
                 raise InvalidKeyError(f'{what} = "{name}": cannot stand in a DKIM signature: {cure}')
         key = _parse(path, _read(path))
         if isinstance(key, rsa.RSAPrivateKey):
-            return cls(domain, selector, Algorithm.RSA, key.key_size, _rsa_public(key), _rsa_private(key))
+            return cls(domain, selector, Algorithm.RSA, key.key_size, _rsa_public(key), key)
         public = base64.b64encode(key.public_key().public_bytes_raw()).decode()
-        return cls(domain, selector, Algorithm.ED25519, 256, public, base64.b64encode(key.private_bytes_raw()))
+        return cls(domain, selector, Algorithm.ED25519, 256, public, key)
 
     @property
     def is_weak(self) -> bool:
@@ -98,17 +111,36 @@ class Signer:
 
     def sign(self, message: bytes) -> bytes:
         """Return a message with CRLF line ends with its DKIM-Signature before it."""
-        signing = dkim.DKIM(message, signature_algorithm=self.algorithm.encode(), tlsrpt=True)
-        present = {name.lower() for name, _ in signing.headers}
-        fields = [name.encode() for name in SIGNED if name.lower().encode() in present]
-        header: bytes = signing.sign(
-            self.selector.encode(),
-            self.domain.encode(),
-            self._private,
-            canonicalize=(b"relaxed", b"relaxed"),
-            include_headers=[*fields, b"From"],  # once more than it is there: nobody can add a second one
-        )
-        return header + message
+        head, _, body = message.partition(b"\r\n\r\n")
+        fields, _ = dkim.rfc822_parse(head)
+        canonical = _CANONICAL.canonicalize_headers(fields)
+        present = {name for name, _ in canonical}
+        names = [name for name in (name.lower() for name in SIGNED) if name.encode() in present]
+        names.append("from")  # once more than it is there: nobody can add a second one
+        unsigned = self._field(names, hashlib.sha256(_CANONICAL.canonicalize_body(body)).digest())
+        signed = dkim.select_headers(canonical, [name.encode() for name in names])
+        [own] = _CANONICAL.canonicalize_headers([unsigned.split(b":", 1)])
+        hashed = b"".join(b":".join(field) for field in [*signed, own]).removesuffix(b"\r\n")
+        lines = base64.encodebytes(self._signature(hashed)).splitlines()
+        return b"\r\n ".join([unsigned, *lines]) + b"\r\n" + message
+
+    def _field(self, names: Sequence[str], body_hash: bytes) -> bytes:
+        """Return the field with nothing behind its ``b=``, which is what is signed (RFC 6376 section 3.7)."""
+        lines = [
+            f"DKIM-Signature: v=1; a={self.algorithm}; c={_FORM}; t={time.time():.0f};",
+            f"d={self.domain};",
+            f"s={self.selector};",
+            *textwrap.wrap(f"h={' : '.join(names)};", LINE, break_on_hyphens=False),
+            f"bh={base64.b64encode(body_hash).decode()};",
+            "b=",
+        ]
+        return "\r\n ".join(lines).encode()
+
+    def _signature(self, data: bytes) -> bytes:
+        """Sign (RFC 6376 section 3.3.2, RFC 8463 section 3: what Ed25519 signs is the hash)."""
+        if isinstance(self._private, rsa.RSAPrivateKey):
+            return self._private.sign(data, padding.PKCS1v15(), hashes.SHA256())
+        return self._private.sign(hashlib.sha256(data).digest())
 
 
 def dns_name(signer: Signer) -> str:
@@ -154,13 +186,6 @@ def _parse(path: str, pem: bytes) -> rsa.RSAPrivateKey | ed25519.Ed25519PrivateK
     if key.key_size < MIN_RSA_BITS:
         raise InvalidKeyError(f"{path}: an RSA key of {key.key_size} bits, receivers want {MIN_RSA_BITS}: {cure}")
     return key
-
-
-def _rsa_private(key: rsa.RSAPrivateKey) -> bytes:
-    """Return PKCS #1 in PEM, the form every release of dkimpy reads."""
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-    )
 
 
 def _rsa_public(key: rsa.RSAPrivateKey) -> str:

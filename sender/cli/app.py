@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 something failed, 2 wrong usage or configuration. An error is one line on standard error.
 """
 
-import importlib.metadata
 import io
 import os
 import sys
@@ -27,6 +26,8 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
     if wanted:
+        import importlib.metadata
+
         typer.echo(f"{NAME} {importlib.metadata.version(NAME)}")
         raise typer.Exit
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from sender import showing
     from sender.store import deliveries, engine, listings
 
-MAX_ROWS = 1000
-"""Rows of a table for people; ``--json`` has all."""
+MAX_ROWS = 100
+"""Rows of a table for people: a few screens, drawn in no time; ``--json`` has all."""
 
 
 def pending(domain: running.Domain = None, *, json: running.Json = False, config: running.Config = None) -> None:
@@ -32,9 +32,12 @@ def pending(domain: running.Domain = None, *, json: running.Json = False, config
 
     with running.failures(engine.StoreError, journal.JournalError):
         store, code = _up_to_date(running.settings(config))
+        most = None if json else MAX_ROWS
         with store.read() as connection:
-            days = list(listings.pending_days(connection, domain))
-            due = list(listings.pending_deliveries(connection, domain))
+            days = list(listings.pending_days(connection, domain, most))
+            due = list(listings.pending_deliveries(connection, domain, most))
+            more = listings.number_of_pending_days(connection, domain) - len(days)
+            more += listings.number_of_deliveries(connection, domain, settled=False) - len(due)
             malformed = listings.malformed(connection)
         if json:
             document = {
@@ -43,13 +46,12 @@ def pending(domain: running.Domain = None, *, json: running.Json = False, config
             }
             typer.echo(rows.dumps(document))
         else:
-            _print_pending(days, due, malformed)
+            _print_pending(days, due, more)
+            _print_malformed(malformed)
     raise typer.Exit(code)
 
 
-def _print_pending(
-    days: "list[listings.PendingDay]", due: "list[deliveries.Delivery]", malformed: list[tuple[dt.date, str, int]]
-) -> None:
+def _print_pending(days: "list[listings.PendingDay]", due: "list[deliveries.Delivery]", more: int) -> None:
     import rich.console
 
     from sender.cli import tables
@@ -58,13 +60,18 @@ def _print_pending(
     if not days and not due:
         console.print("Nothing is pending.")
     if days:
-        console.print(tables.domain_days(days[:MAX_ROWS]))
+        console.print(tables.domain_days(days))
     if due:
-        console.print(tables.due(due[:MAX_ROWS]))
-    if more := max(0, len(days) - MAX_ROWS) + max(0, len(due) - MAX_ROWS):
+        console.print(tables.due(due))
+    if more:
         console.print(f"{more:,} more rows: --json shows all.")
+
+
+def _print_malformed(malformed: list[tuple[dt.date, str, int]]) -> None:
+    import rich.console
+
     for day, reason, number in malformed:
-        console.print(
+        rich.console.Console().print(
             f"{day}: {number:,} session results could not be read: {reason} (malformed.ndjson in the journal)"
         )
 
@@ -77,14 +84,15 @@ def history(domain: running.Domain = None, *, json: running.Json = False, config
     with running.failures(engine.StoreError):
         store = engine.open_store(running.settings(config).store.url)
         with store.read() as connection:
-            settled = list(listings.settled_deliveries(connection, domain))
+            settled = list(listings.settled_deliveries(connection, domain, None if json else MAX_ROWS))
+            more = listings.number_of_deliveries(connection, domain, settled=True) - len(settled)
         if json:
             typer.echo(rows.dumps({"deliveries": [rows.settled_delivery(row) for row in settled]}))
         else:
-            _print_history(settled)
+            _print_history(settled, more)
 
 
-def _print_history(settled: "list[deliveries.Delivery]") -> None:
+def _print_history(settled: "list[deliveries.Delivery]", more: int) -> None:
     import rich.console
 
     from sender.cli import tables
@@ -93,9 +101,9 @@ def _print_history(settled: "list[deliveries.Delivery]") -> None:
     if not settled:
         console.print("Nothing was sent yet.")
         return
-    console.print(tables.settled(settled[-MAX_ROWS:]))
-    if len(settled) > MAX_ROWS:
-        console.print(f"{len(settled) - MAX_ROWS:,} older rows: --json shows all.")
+    console.print(tables.settled(settled))
+    if more:
+        console.print(f"{more:,} older rows: --json shows all.")
 
 
 def show(

@@ -1,6 +1,5 @@
 """``tlsrpt report``, ``retry`` and ``cancel``: the daily job by hand."""
 
-import asyncio
 import datetime as dt
 import pathlib
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,6 +39,8 @@ def report(
 
     DAY is yesterday where it is left out; today closes the running day early, and later sessions become a revision.
     """
+    import asyncio
+
     from sender import journal
     from sender.store import engine
 

@@ -130,38 +130,64 @@ def _key(table: sa.Table) -> Any:
     return sa.tuple_(table.c.report_id, table.c.number)
 
 
-def note(
-    connection: sa.Connection, delivery: Delivery, now: dt.datetime, step: outcome.Settled | outcome.Again
-) -> None:
-    """Note how an attempt went, and give the lease back.
+Step = outcome.Settled | outcome.Again
 
-    That it was delivered or refused is noted whatever became of the row meanwhile, but what was delivered stays
+
+def note(connection: sa.Connection, delivery: Delivery, now: dt.datetime, step: Step) -> None:
+    """Note how one attempt went, as :func:`note_all` does."""
+    note_all(connection, [(delivery, now, step)])
+
+
+def note_all(connection: sa.Connection, ended: Sequence[tuple[Delivery, dt.datetime, Step]]) -> None:
+    """Note how attempts went and when they ended, and give their leases back.
+
+    That one was delivered or refused is noted whatever became of the row meanwhile, but what was delivered stays
     delivered; when to try again, and that it is given up, only if nobody has cancelled it or begun anew.
     """
-    table = schema.deliveries
-    change: dict[str, Any] = {
+    release(connection, (delivery for delivery, _, _ in ended))
+    answered = [_row(*one) for one in ended if not _is_deferred(one[2])]
+    deferred = [{**_row(*one), "before": one[0].attempts} for one in ended if _is_deferred(one[2])]
+    if answered:
+        connection.execute(_UNLESS_DELIVERED, answered)
+    if deferred:
+        connection.execute(_IF_AS_IT_WAS, deferred)
+
+
+def _is_deferred(step: Step) -> bool:
+    return isinstance(step, outcome.Again) or step.state is outcome.State.EXPIRED
+
+
+def _row(delivery: Delivery, now: dt.datetime, step: Step) -> dict[str, Any]:
+    if isinstance(step, outcome.Settled):
+        follows = {"state": step.state.value, "settled": _seconds(now), "next_attempt": None}
+    else:
+        follows = {"state": outcome.State.DUE.value, "settled": None, "next_attempt": _seconds(step.at)}
+    return {
+        "id": delivery.report_id,
+        "no": delivery.number,
         "attempts": delivery.attempts + 1,
         "first_attempt": _seconds(delivery.first_attempt or now),
         "answer": step.answer,
+        **follows,
     }
-    release(connection, [delivery])
-    row = sa.update(table).where(table.c.report_id == delivery.report_id, table.c.number == delivery.number)
-    if isinstance(step, outcome.Settled):
-        change |= {"state": step.state.value, "settled": _seconds(now), "next_attempt": None}
-        row = row.where(table.c.state != outcome.State.DELIVERED.value)
-    else:
-        change |= {"next_attempt": _seconds(step.at)}
-    if isinstance(step, outcome.Again) or step.state is outcome.State.EXPIRED:
-        row = row.where(table.c.state == outcome.State.DUE.value, table.c.attempts == delivery.attempts)
-    connection.execute(row.values(change))
+
+
+_ONE = sa.update(schema.deliveries).where(
+    schema.deliveries.c.report_id == sa.bindparam("id"), schema.deliveries.c.number == sa.bindparam("no")
+)
+
+_UNLESS_DELIVERED = _ONE.where(schema.deliveries.c.state != outcome.State.DELIVERED.value)
+
+_IF_AS_IT_WAS = _ONE.where(
+    schema.deliveries.c.state == outcome.State.DUE.value, schema.deliveries.c.attempts == sa.bindparam("before")
+)
 
 
 def release(connection: sa.Connection, claimed: Iterable[Delivery]) -> None:
     """Give leases back."""
-    table = schema.deliveries
-    for one in claimed:
-        row = sa.update(table).where(table.c.report_id == one.report_id, table.c.number == one.number)
-        connection.execute(row.values(leased_until=None))
+    keys = [{"id": one.report_id, "no": one.number} for one in claimed]
+    if keys:
+        connection.execute(_ONE.values(leased_until=None), keys)
 
 
 def hurry(connection: sa.Connection, now: dt.datetime, selection: Selection) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import datetime as dt
 from collections.abc import Iterator
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -25,40 +24,63 @@ class PendingDay:
     """Why it waits, or why no report goes out."""
 
 
-def pending_days(connection: sa.Connection, domain: str | None = None) -> Iterator[PendingDay]:
-    """Yield the domain-days without a report, by day and domain."""
+def pending_days(connection: sa.Connection, domain: str | None = None, most: int | None = None) -> Iterator[PendingDay]:
+    """Yield the domain-days without a report, by day and domain; the first ``most``."""
     table = schema.domain_days
     state = sa.case((table.c.state == schema.SKIPPED, schema.SKIPPED), (closings.is_closed(), "closed"), else_="open")
     query = (
         sa.select(table.c.day, table.c.domain, table.c.successful, table.c.failed, state, table.c.reason)
-        .where(table.c.state != schema.REPORTED)
+        .where(*_pending(domain))
         .order_by(table.c.day, table.c.domain, table.c.closing)
+        .limit(most)
     )
-    if domain is not None:
-        query = query.where(table.c.domain == domain)
     for row in connection.execute(query):
         yield PendingDay(*row)
 
 
-def pending_deliveries(connection: sa.Connection, domain: str | None = None) -> Iterator[deliveries.Delivery]:
-    """Yield the deliveries that are not settled, next attempt first."""
+def number_of_pending_days(connection: sa.Connection, domain: str | None = None) -> int:
+    """Return how many :func:`pending_days` yields without a limit."""
+    return connection.execute(sa.select(sa.func.count()).where(*_pending(domain))).scalar_one()
+
+
+def _pending(domain: str | None) -> list[sa.ColumnElement[bool]]:
+    table = schema.domain_days
+    return [table.c.state != schema.REPORTED, *([] if domain is None else [table.c.domain == domain])]
+
+
+def pending_deliveries(
+    connection: sa.Connection, domain: str | None = None, most: int | None = None
+) -> Iterator[deliveries.Delivery]:
+    """Yield the deliveries that are not settled, next attempt first; the first ``most``."""
     table = schema.deliveries
-    query = sa.select(table).where(table.c.state == outcome.State.DUE.value)
-    return _deliveries(connection, query.order_by(table.c.next_attempt, table.c.report_id, table.c.number), domain)
+    query = sa.select(table).where(*_deliveries(domain, settled=False))
+    query = query.order_by(table.c.next_attempt, table.c.report_id, table.c.number).limit(most)
+    return (deliveries.from_row(row) for row in connection.execute(query))
 
 
-def settled_deliveries(connection: sa.Connection, domain: str | None = None) -> Iterator[deliveries.Delivery]:
-    """Yield the deliveries that are settled, oldest first."""
+def settled_deliveries(
+    connection: sa.Connection, domain: str | None = None, most: int | None = None
+) -> Iterator[deliveries.Delivery]:
+    """Yield the deliveries that are settled, oldest first; the last ``most``."""
     table = schema.deliveries
-    query = sa.select(table).where(table.c.state != outcome.State.DUE.value)
-    return _deliveries(connection, query.order_by(table.c.settled, table.c.report_id, table.c.number), domain)
+    order = (table.c.settled, table.c.report_id, table.c.number)
+    query = sa.select(table).where(*_deliveries(domain, settled=True))
+    if most is not None:
+        newest = query.order_by(*(column.desc() for column in order)).limit(most)
+        return (deliveries.from_row(row) for row in reversed(connection.execute(newest).all()))
+    return (deliveries.from_row(row) for row in connection.execute(query.order_by(*order)))
 
 
-def _deliveries(connection: sa.Connection, query: Any, domain: str | None) -> Iterator[deliveries.Delivery]:
-    if domain is not None:
-        query = query.where(schema.deliveries.c.domain == domain)
-    for row in connection.execute(query):
-        yield deliveries.from_row(row)
+def number_of_deliveries(connection: sa.Connection, domain: str | None = None, *, settled: bool) -> int:
+    """Return how many deliveries are settled, or are not."""
+    return connection.execute(sa.select(sa.func.count()).where(*_deliveries(domain, settled=settled))).scalar_one()
+
+
+def _deliveries(domain: str | None, *, settled: bool) -> list[sa.ColumnElement[bool]]:
+    table = schema.deliveries
+    due = outcome.State.DUE.value
+    state = table.c.state != due if settled else table.c.state == due
+    return [state, *([] if domain is None else [table.c.domain == domain])]
 
 
 def malformed(connection: sa.Connection) -> list[tuple[dt.date, str, int]]:

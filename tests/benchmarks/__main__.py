@@ -17,9 +17,15 @@ import rich.box
 import rich.console
 import rich.table
 
-from tests.benchmarks import measure, recording, reporting, tallying
+from tests.benchmarks import commands, delivering, measure, recording, reporting, tallying
 
-ALL: tuple[measure.Benchmark, ...] = (*recording.BENCHMARKS, *tallying.BENCHMARKS, *reporting.BENCHMARKS)
+ALL: tuple[measure.Benchmark, ...] = (
+    *recording.BENCHMARKS,
+    *tallying.BENCHMARKS,
+    *reporting.BENCHMARKS,
+    *delivering.BENCHMARKS,
+    *commands.BENCHMARKS,
+)
 
 
 def main(arguments: Sequence[str]) -> int:

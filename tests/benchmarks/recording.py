@@ -32,8 +32,12 @@ LONGEST = 65536
 
 def configured(scratch: pathlib.Path, more: str = "") -> config.Config:
     """Return a configuration whose files are all in a folder."""
-    return config.parse(
-        f"""
+    return config.parse(text(scratch, more), {})
+
+
+def text(scratch: pathlib.Path, more: str = "") -> str:
+    """Return it as TOML."""
+    return f"""
 [organization]
 domain = "sender.example"
 contact = "postmaster@sender.example"
@@ -45,9 +49,7 @@ url = "sqlite:///{scratch}/tlsrpt.db"
 [policy]
 listen = []
 {more}
-""",
-        {},
-    )
+"""
 
 
 def bare(path: pathlib.Path) -> None:

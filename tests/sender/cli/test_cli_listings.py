@@ -12,6 +12,7 @@ import pytest
 
 from policy import tlsrpt as record
 from sender import counting, journal, outcome, report
+from sender.cli import inspecting
 from sender.store import closings, counts, deliveries, engine, reports
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -165,6 +166,26 @@ def test_an_empty_listing_says_so(tlsrpt: Command, tmp_path: pathlib.Path, comma
     assert tlsrpt(command).stdout == text
     assert all(rows == [] for rows in json.loads(tlsrpt(command, "--json").stdout).values())
     assert (tmp_path / "tlsrpt.db").exists()
+
+
+def test_a_long_table_is_cut_and_says_by_how_much(
+    tlsrpt: Command, store: engine.Store, add: Callable[..., None]
+) -> None:
+    """The oldest domain-days, the next deliveries, the newest history; ``--json`` has all."""
+    for place in range(inspecting.MAX_ROWS + 2):
+        add(DAY, f"d{place:04}.example", successful=1)
+        put_delivery(store, f"{place:04}@s.example", "mailto:r@a.example", DELIVERED)
+    put_delivery(store, "due@s.example", "mailto:r@a.example", None)
+    pending, history = tlsrpt("pending").stdout, tlsrpt("history").stdout
+    assert "2 more rows: --json shows all." in pending
+    assert "d0000.example" in pending
+    assert f"d{inspecting.MAX_ROWS:04}.example" not in pending
+    assert "due@s.example" in pending
+    assert "2 older rows: --json shows all." in history
+    assert "0001@s.example" not in history
+    assert f"{inspecting.MAX_ROWS + 1:04}@s.example" in history
+    assert len(json.loads(tlsrpt("pending", "--json").stdout)["domain_days"]) == inspecting.MAX_ROWS + 2
+    assert len(json.loads(tlsrpt("history", "--json").stdout)["deliveries"]) == inspecting.MAX_ROWS + 2
 
 
 def test_a_terminal_without_unicode_gets_escapes(tlsrpt: Command, filled: engine.Store) -> None:

@@ -1,0 +1,125 @@
+"""``sender.noting``: what was answered is noted soon, few at a time, whatever happens in between."""
+
+import asyncio
+import datetime as dt
+import pathlib
+import sqlite3
+from collections.abc import Callable
+
+import pytest
+
+from policy import tlsrpt
+from sender import noting, outcome
+from sender.store import deliveries, engine, reports
+
+NOON = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
+DAY = dt.date(2026, 11, 23)
+SENT = outcome.Settled(outcome.State.DELIVERED, "250 ok")
+
+
+def claimed(store: engine.Store, number: int) -> list[noting.Attempt]:
+    """Put deliveries into the store, claim them, and return attempts that delivered them."""
+    record = tlsrpt.parse_record("v=TLSRPTv1; rua=mailto:r@a.example")
+    with store.write() as connection:
+        for place in range(number):
+            about = (DAY, f"d{place}.example")
+            reports.add(connection, [reports.Report(f"{place}@s.example", *about, NOON, 1, 0, b"")])
+            due = [(one, NOON) for one in record.rua]
+            deliveries.add(connection, [deliveries.Addressed(f"{place}@s.example", *about, due)])
+        return [noting.Attempt(one, NOON, SENT) for one in deliveries.claim(connection, NOON, number)]
+
+
+def delivered(store: engine.Store) -> int:
+    """Return how many deliveries the store knows to be made."""
+    with store.read() as connection:
+        found = connection.exec_driver_sql("SELECT count(*) FROM deliveries WHERE state = 'delivered'").scalar_one()
+    return int(found)
+
+
+def run(scenario: Callable[[], object]) -> None:
+    """Run a scenario in an event loop."""
+
+    async def within() -> None:
+        result = scenario()
+        if asyncio.iscoroutine(result):
+            await result
+
+    asyncio.run(within())
+
+
+def test_few_attempts_are_not_noted_at_any_time(store: engine.Store) -> None:
+    """A process that dies makes fewer than UNNOTED deliveries again."""
+    attempts = claimed(store, 3 * noting.UNNOTED)
+
+    def scenario() -> None:
+        with noting.Notes(store) as notes:
+            for place, attempt in enumerate(attempts, 1):
+                notes.add(attempt)
+                assert place - noting.UNNOTED < delivered(store) <= place
+                assert len(notes.noted) == delivered(store)
+
+    run(scenario)
+
+
+def test_an_attempt_is_noted_soon_while_another_takes_long(store: engine.Store) -> None:
+    """What was delivered is told though a slow receiver holds the batch up."""
+    (attempt,) = claimed(store, 1)
+
+    async def scenario() -> None:
+        with noting.Notes(store) as notes:
+            notes.add(attempt)
+            assert delivered(store) == 0
+            async with asyncio.timeout(10 * noting.PATIENCE):
+                while not notes.noted:  # noqa: ASYNC110 - it is not for the test that it tells
+                    await asyncio.sleep(0.01)
+            assert delivered(store) == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("error", [None, ValueError, asyncio.CancelledError])
+def test_at_the_end_all_are_noted_however_it_ends(store: engine.Store, error: type[BaseException] | None) -> None:
+    """What was sent and is known to be sent is not sent again because something else went wrong."""
+    attempts = claimed(store, noting.UNNOTED + 3)
+
+    def scenario() -> None:
+        with noting.Notes(store) as notes:
+            for attempt in attempts:
+                notes.add(attempt)
+            if error is not None:
+                raise error
+
+    if error is None:
+        run(scenario)
+    else:
+        with pytest.raises(error):
+            run(scenario)
+    assert delivered(store) == len(attempts)
+
+
+def test_a_store_that_refuses_is_told_and_tried_again_for_the_rest(store: engine.Store, tmp_path: pathlib.Path) -> None:
+    """Those of the failed transaction keep their lease; the error comes out at the end at the latest."""
+    attempts = claimed(store, noting.UNNOTED + 1)
+
+    def scenario() -> None:
+        with noting.Notes(store) as notes:
+            meddle(tmp_path, "CREATE TRIGGER no BEFORE UPDATE ON deliveries BEGIN SELECT RAISE(ABORT, 'no'); END")
+            for attempt in attempts[:-2]:
+                notes.add(attempt)
+            with pytest.raises(engine.StoreError):
+                notes.add(attempts[-2])
+            meddle(tmp_path, "DROP TRIGGER no")
+            with pytest.raises(engine.StoreError):
+                notes.add(attempts[-1])
+        assert notes.noted == attempts[-1:]
+
+    with pytest.raises(engine.StoreError):
+        run(scenario)
+    assert delivered(store) == 1
+
+
+def meddle(folder: pathlib.Path, statement: str) -> None:
+    """Change the store from outside."""
+    with sqlite3.connect(folder / "tlsrpt.db") as connection:
+        connection.execute(statement)
+    connection.close()
