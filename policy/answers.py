@@ -50,8 +50,8 @@ MAX_DOMAINS = 50_000
 MAX_WEIGHT = 64 * 1024 * 1024
 """Octets of ready answers and their policies, roughly: a stranger's policy can have 64 KiB."""
 
-MAX_KEYS = 100_000
-"""Spellings of keys remembered; then all are forgotten, which costs each one parse."""
+MAX_SPELLINGS = 100_000
+"""Spellings of requests remembered; then all are forgotten, which costs each one parse."""
 
 MAX_FLIGHTS = 10_000
 """Look-ups at once, most of them waiting for a slot; beyond, what is known decides at once."""
@@ -105,7 +105,7 @@ class _Flight:
 
 
 class Answers:
-    """Answers keys; to be used in one event loop, and closed.
+    """Answers requests; to be used in one event loop, and closed.
 
     Args:
         dns: whom to ask.
@@ -135,40 +135,37 @@ class Answers:
         self._log = log or structlog.get_logger()
         self._cache, self._report, self._clock, self._max_domains = kept, report, clock, max_domains
         self._lookups = lookups.Lookups(dns, client, kept, clock=clock, limit=limit, port=port, log=self._log)
-        self._by_key: dict[bytes, str] = {}
+        self._known: dict[bytes, tuple[bytes, str]] = {}
         self._entries: dict[str, _Entry] = {}
         self._weight = 0
         self._flights: dict[str, _Flight] = {}
         self._in_background = 0
 
-    def ready(self, map_name: bytes, key: bytes) -> bytes | None:
-        """Return the answer as a netstring if it is ready; ``None``: it must be looked up.
+    def ready(self, request: bytes) -> bytes | None:
+        """Return the answer as a netstring if it is ready; ``None``: it must be looked up, or this is no request.
 
         Args:
-            map_name: :data:`policy.postfix.QUERY` or one of its likes.
-            key: as Postfix asks it.
+            request: a netstring: :data:`policy.postfix.QUERY` or one of its likes, a space, the key Postfix asks for.
         """
-        domain = self._by_key.get(key)
-        if domain is None:
-            domain = self._recognize(key)
-        if map_name not in _NAMES:
-            return _UNKNOWN
-        if not domain:
-            return _NOTFOUND
+        known = self._known.get(request) or self._recognize(request)
+        if known is None:
+            return None
+        map_name, domain = known
         entry = self._entries.get(domain)
         if entry is None:
-            return None
+            return _at_once(map_name, domain)
         now = self._clock()
         if entry.deadline <= now:
             return None
         entry.wanted = True
         return self._give(entry, map_name, now)
 
-    async def answer(self, map_name: bytes, key: bytes) -> bytes:
-        """Return the answer as a netstring, looked up if it is not ready."""
-        reply = self.ready(map_name, key)
+    async def answer(self, request: bytes) -> bytes:
+        """Return the answer to a request as a netstring, looked up if it is not ready."""
+        reply = self.ready(request)
         if reply is None:
-            entry = await self._fresh(self._recognize(key))
+            map_name, domain = self._known[request]
+            entry = await self._fresh(domain)
             reply = self._give(entry, map_name, self._clock())
         return reply
 
@@ -198,25 +195,28 @@ class Answers:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _recognize(self, key: bytes) -> str:
-        """Return the domain of a key; empty: it has none that is looked up. Parses each spelling once."""
-        found = self._by_key.get(key)
-        if found is None:
-            domain = socketmap.key(key)
-            found = domain.a_label if domain is not None else ""
-            if len(self._by_key) >= MAX_KEYS:
-                self._by_key.clear()
-            self._by_key[key] = found
+    def _recognize(self, request: bytes) -> tuple[bytes, str] | None:
+        """Parse a request, and remember its map name and domain; the latter is empty: nothing is looked up."""
+        parsed = socketmap.request(request)
+        if parsed is None:
+            return None
+        map_name, key = parsed
+        domain = socketmap.key(key) if map_name in _NAMES else None
+        if len(self._known) >= MAX_SPELLINGS:
+            self._known.clear()
+        found = self._known[request] = map_name, domain.a_label if domain is not None else ""
         return found
 
     def _give(self, entry: _Entry, map_name: bytes, now: float) -> bytes:
         entry.asked = now
         if entry.datagram is not None and map_name != postfix.PEEK:
             self._report(entry.datagram)
-        reply = entry.replies.get(map_name)
-        if reply is None:
-            reply = entry.replies[map_name] = _worded(entry.outcome, map_name)
-            self._weigh(entry)
+        return entry.replies.get(map_name) or self._word(entry, map_name)
+
+    def _word(self, entry: _Entry, map_name: bytes) -> bytes:
+        """Make an answer that is seldom asked for."""
+        reply = entry.replies[map_name] = _worded(entry.outcome, map_name)
+        self._weigh(entry)
         return reply
 
     def _entry(self, domain: str, asked: float) -> _Entry:
@@ -314,6 +314,13 @@ class Answers:
             for oldest in heapq.nsmallest(count, self._entries.values(), key=lambda one: one.asked):
                 del self._entries[oldest.memory.domain]
                 self._weight -= oldest.weight
+
+
+def _at_once(map_name: bytes, domain: str) -> bytes | None:
+    """Return the netstring for what needs no look-up; ``None``: it needs one."""
+    if map_name not in _NAMES:
+        return _UNKNOWN
+    return None if domain else _NOTFOUND
 
 
 def _worded(outcome: lookups.Outcome | None, map_name: bytes) -> bytes:

@@ -4,6 +4,8 @@ A rim. :class:`Server` moves octets: ``policy.socketmap`` cuts requests out of t
 is ready is answered on the spot; what must wait is begun at once, and answers go out in the order of the questions.
 ``policy.endpoints`` has the sockets, :func:`run` serves until SIGTERM.
 
+Most often there is one request in what comes, whose answer is ready: then nothing is cut at all.
+
 Clients are local programs, but nothing they do may cost more than their own connection. One is dropped when it speaks
 no netstrings, announces too long a request, takes too long to finish one or to read answers. There is room for
 :data:`MAX_CONNECTIONS`; beyond, the one that is idle for the longest time is closed.
@@ -58,12 +60,12 @@ _INTERNAL = socketmap.reply(b"TEMP internal error")
 
 
 class Answerer(Protocol):
-    """Who knows the answers (``policy.answers``), as netstrings."""
+    """Who knows the answers (``policy.answers``); requests and answers are netstrings."""
 
-    def ready(self, map_name: bytes, key: bytes) -> bytes | None:
-        """Return an answer at once; ``None``: it takes time."""
+    def ready(self, request: bytes) -> bytes | None:
+        """Return an answer at once; ``None``: it takes time, or this is not one whole request."""
 
-    async def answer(self, map_name: bytes, key: bytes) -> bytes:
+    async def answer(self, request: bytes) -> bytes:
         """Return an answer."""
 
 
@@ -199,7 +201,7 @@ class Connection(asyncio.BufferedProtocol):
         """When it sent something last."""
         self._server = server
         self._reader = socketmap.Reader()
-        self._requests: collections.deque[socketmap.Request] = collections.deque()
+        self._requests: collections.deque[bytes] = collections.deque()
         self._waiting: collections.deque[asyncio.Task[bytes] | bytes] = collections.deque()
         """Answers in order, from the first that is not there yet."""
         self._unfinished: float | None = None
@@ -230,18 +232,28 @@ class Connection(asyncio.BufferedProtocol):
         return self._server.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take what came."""
-        octets = bytes(self._server.buffer[:nbytes])
-        self.heard = self._server.clock()
-        before = len(self._requests)
+        """Take what came: most often one request whose answer is ready."""
+        server = self._server
+        octets = bytes(server.buffer[:nbytes])
+        self.heard = server.clock()
+        reply = server.answers.ready(octets) if self._unfinished is None and self.idle else None
+        if reply is None:
+            self._take(octets)
+        else:
+            self._transport.write(reply)
+
+    def _take(self, octets: bytes) -> None:
+        """Take any part of any number of requests."""
         try:
-            self._requests.extend(self._reader.feed(octets))
-        except socketmap.ProtocolError:
+            requests = self._reader.feed(octets)
+        except socketmap.ProtocolError as error:
+            requests = error.before
             self._end()
-        if not self._reader.unfinished:
+        if not self._reader.rest:
             self._unfinished = None
-        elif len(self._requests) > before or self._unfinished is None:
+        elif requests or self._unfinished is None:
             self._unfinished = self.heard
+        self._requests.extend(requests)
         self._work()
 
     def eof_received(self) -> bool:
@@ -288,26 +300,26 @@ class Connection(asyncio.BufferedProtocol):
         """Answer in order as far as possible now, and read on if that was all."""
         if self._transport.is_closing():
             return
-        self._deliver()
-        while self._requests and self._unread is None and len(self._waiting) < MAX_PIPELINED:
-            self._take(self._requests.popleft())
-        if self._ending and not self._waiting and not self._requests:
+        requests, waiting, ready = self._requests, self._waiting, self._server.answers.ready
+        if waiting:
+            self._deliver()
+        while requests and self._unread is None and len(waiting) < MAX_PIPELINED:
+            request = requests.popleft()
+            reply = ready(request)
+            if reply is not None and not waiting:
+                self._transport.write(reply)
+            else:
+                waiting.append(reply or self._begin(request))
+        if self._ending and not waiting and not requests:
             self._transport.close()
-        else:
-            self._read_on(wanted=not self._ending and not self._requests and self._unread is None)
+        elif (not self._ending and not requests and self._unread is None) is not self._reading:
+            self._turn()
 
-    def _take(self, request: socketmap.Request) -> None:
-        """Answer a request, or begin to."""
-        answers = self._server.answers
-        reply = answers.ready(request.map_name, request.key)
-        if reply is None:
-            task = asyncio.get_running_loop().create_task(answers.answer(request.map_name, request.key))
-            task.add_done_callback(self._answered)
-            self._waiting.append(task)
-        elif self._waiting:
-            self._waiting.append(reply)
-        else:
-            self._transport.write(reply)
+    def _begin(self, request: bytes) -> asyncio.Task[bytes]:
+        """Begin to answer a request that takes time."""
+        task = asyncio.get_running_loop().create_task(self._server.answers.answer(request))
+        task.add_done_callback(self._answered)
+        return task
 
     def _answered(self, _task: asyncio.Task[bytes]) -> None:
         if self._waiting:
@@ -331,11 +343,12 @@ class Connection(asyncio.BufferedProtocol):
             return _INTERNAL
         return task.result()
 
-    def _read_on(self, *, wanted: bool) -> None:
-        if wanted and not self._reading:
+    def _turn(self) -> None:
+        """Stop to read, or read on."""
+        if self._reading:
+            self._transport.pause_reading()
+        else:
             self._transport.resume_reading()
             if self._unfinished is not None:
                 self._unfinished = self._server.clock()  # the pause was ours
-        elif not wanted and self._reading:
-            self._transport.pause_reading()
-        self._reading = wanted
+        self._reading = not self._reading

@@ -1,7 +1,7 @@
 """The socketmap protocol as values, without I/O: netstrings, requests, keys (Postfix's socketmap_table(5)).
 
 A client sends ``NAME KEY`` as a netstring, and gets a netstring for each, in order. :class:`Reader` takes octets as
-they come and gives requests; when it has given all, it holds less than one. What is no netstring, or announces to be
+they come and gives netstrings; what it holds is less than one. What is no netstring, or announces to be
 longer than :data:`MAX_REQUEST`, is refused at its first wrong octet: the connection cannot be used any more.
 
 A key is the next hop of mail. :func:`key` tells the domain whose MX hosts mail goes to. MTA-STS and DANE for MX hosts
@@ -10,7 +10,6 @@ are about those; a host in brackets, another port, an address, a parent domain (
 
 import dataclasses
 import re
-from collections.abc import Iterator
 
 from policy import names
 
@@ -21,81 +20,87 @@ MAX_REQUEST = 512
 class ProtocolError(ValueError):
     """The client does not speak netstrings; its connection is to be closed."""
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Request:
-    """A question; both parts have any octets."""
-
-    map_name: bytes
-    key: bytes
-    """Empty also when there was no space."""
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.before: list[bytes] = []
+        """The netstrings that were right before it."""
 
 
 class Reader:
-    """Gives the requests, or any netstrings, in a stream of octets, however it is cut.
+    """Gives the netstrings in a stream of octets, however it is cut.
 
     Args:
         limit: octets of one netstring.
     """
 
-    __slots__ = ("_buffer", "_limit", "_max_digits")
+    __slots__ = ("_limit", "rest")
 
     def __init__(self, limit: int = MAX_REQUEST) -> None:
-        self._buffer = bytearray()
-        self._limit, self._max_digits = limit, len(str(limit))
+        self.rest = b""
+        """What has come of a netstring that is not complete."""
+        self._limit = limit
 
-    def feed(self, octets: bytes) -> Iterator[Request]:
-        """Take octets; yield the requests that are complete now. What is not asked for now is given next time.
+    def feed(self, octets: bytes) -> list[bytes]:
+        """Take octets; return the netstrings that are complete now, from length to comma.
 
         Raises:
-            ProtocolError: while iterating, after the requests before; the reader is of no use any more.
+            ProtocolError: the reader is of no use any more.
         """
-        self._buffer += octets
-        return self._requests()
-
-    def payloads(self, octets: bytes) -> Iterator[bytes]:
-        """Do as :meth:`feed` does, for netstrings that are no requests: answers."""
-        self._buffer += octets
-        return iter(self._take, None)
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether there is a part of a request that has not come whole."""
-        return bool(self._buffer)
-
-    def _requests(self) -> Iterator[Request]:
-        while (payload := self._take()) is not None:
-            name, _, key_ = payload.partition(b" ")
-            yield Request(name, key_)
-
-    def _take(self) -> bytes | None:
-        """Take the first netstring out of the buffer; ``None``: it is not complete."""
-        colon = self._buffer.find(b":", 0, self._max_digits + 1)
-        head = bytes(self._buffer[: colon if colon >= 0 else self._max_digits + 1])
-        if not head and colon < 0:
-            return None
-        end = colon + 1 + _length(head, self._limit)
-        if colon < 0 or len(self._buffer) <= end:
-            return None
-        if self._buffer[end] != _COMMA:
-            raise ProtocolError("no comma where the netstring must end")
-        payload = bytes(self._buffer[colon + 1 : end])
-        del self._buffer[: end + 1]
-        return payload
+        rest = self.rest + octets
+        found: list[bytes] = []
+        try:
+            while rest and (end := _end(rest, self._limit)):
+                found.append(rest[:end])
+                rest = rest[end:]
+        except ProtocolError as error:
+            error.before = found
+            raise
+        finally:
+            self.rest = rest
+        return found
 
 
 _COMMA = ord(",")
-_LENGTH = re.compile(rb"0|[1-9][0-9]*")
+_LENGTH = re.compile(rb"0|[1-9][0-9]{0,8}")
+
+
+def _end(octets: bytes, limit: int) -> int:
+    """Return the octets of the first netstring, from length to comma; 0: it has not come whole."""
+    digits, colon, tail = octets.partition(b":")
+    length = _length(digits, limit)
+    if not colon or len(tail) <= length:
+        return 0
+    if tail[length] != _COMMA:
+        raise ProtocolError("no comma where the netstring must end")
+    return len(digits) + length + 2
 
 
 def _length(digits: bytes, limit: int) -> int:
     """Return the length that these digits announce, or the least that they can when more follow."""
     if not _LENGTH.fullmatch(digits):
-        raise ProtocolError(f"not the length of a netstring: {digits!a}")
+        raise ProtocolError(f"not the length of a netstring: {digits[:10]!a}")
     length = int(digits)
     if length > limit:
         raise ProtocolError(f"longer than {limit} octets")
     return length
+
+
+def text(netstring: bytes) -> bytes:
+    """Return what is in a netstring that :meth:`Reader.feed` gave."""
+    return netstring.partition(b":")[2][:-1]
+
+
+def request(octets: bytes) -> tuple[bytes, bytes] | None:
+    """Return map name and key of a request; ``None``: this is not one netstring, or more than one.
+
+    Both have any octets; the key is empty also when there is no space.
+    """
+    try:
+        whole = _end(octets, MAX_REQUEST) == len(octets)
+    except ProtocolError:
+        return None
+    name, _, key_ = text(octets).partition(b" ")
+    return (name, key_) if whole else None
 
 
 def reply(text: bytes) -> bytes:

@@ -176,12 +176,12 @@ def _receive(sock: socket.socket, deadline: float) -> bytes:
     while True:
         octets = sock.recv(RECEIVED)
         try:
-            answers = list(reader.payloads(octets))
+            answers = reader.feed(octets)
         except socketmap.ProtocolError as error:
             raise OSError("not an answer") from error
-        if not octets or len(answers) > 1 or (answers and reader.unfinished):
+        if not octets or len(answers) > 1 or (answers and reader.rest):
             raise OSError("not an answer")
         if answers:
-            return answers[0]
+            return socketmap.text(answers[0])
         if time.monotonic() > deadline:
             raise TimeoutError("timed out")

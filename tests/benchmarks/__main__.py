@@ -17,13 +17,14 @@ import rich.box
 import rich.console
 import rich.table
 
-from tests.benchmarks import commands, delivering, measure, recording, reporting, tallying
+from tests.benchmarks import answering, commands, delivering, measure, recording, reporting, tallying
 
 ALL: tuple[measure.Benchmark, ...] = (
     *recording.BENCHMARKS,
     *tallying.BENCHMARKS,
     *reporting.BENCHMARKS,
     *delivering.BENCHMARKS,
+    *answering.BENCHMARKS,
     *commands.BENCHMARKS,
 )
 

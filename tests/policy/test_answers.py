@@ -179,12 +179,17 @@ def _text(netstring: bytes | None) -> bytes | None:
     return rest[:-1]
 
 
+def _request(name: bytes, key: bytes) -> bytes:
+    return socketmap.reply(b"%b %b" % (name, key))
+
+
 async def _ask(asked: answers.Answers, key: bytes = KEY, name: bytes = postfix.QUERY) -> bytes | None:
-    return _text(asked.ready(name, key) or await asked.answer(name, key))
+    request = _request(name, key)
+    return _text(asked.ready(request) or await asked.answer(request))
 
 
 def _ready(asked: answers.Answers, key: bytes = KEY, name: bytes = postfix.QUERY) -> bytes | None:
-    return _text(asked.ready(name, key))
+    return _text(asked.ready(_request(name, key)))
 
 
 async def _verdict(asked: answers.Answers) -> dict[str, Any]:
@@ -522,7 +527,7 @@ def test_each_question_that_meets_a_finding_reports_it(
             assert peeked == await _ask(asked, name=postfix.JSON)
             for name in (postfix.QUERY, postfix.QUERY_WITH_TLSRPT, postfix.QUERY):
                 await _ask(asked, name=name)
-            await asyncio.gather(*(asked.answer(postfix.QUERY, KEY) for _ in range(3)))
+            await asyncio.gather(*(asked.answer(_request(postfix.QUERY, KEY)) for _ in range(3)))
             if expected is None:
                 assert outside.reported == []
                 return
@@ -883,15 +888,40 @@ def test_ready_answers_are_bounded(world: Open) -> None:
 
 def test_spellings_are_bounded(world: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any number of different keys takes bounded memory."""
-    monkeypatch.setattr(answers, "MAX_KEYS", 10)
+    monkeypatch.setattr(answers, "MAX_SPELLINGS", 10)
 
     async def main() -> None:
         async with world() as outside, outside.run() as asked:
             await _ask(asked)
             for number in range(100):
                 assert _ready(asked, b"[192.0.2.%d]" % number) == NOTFOUND
-            assert len(asked._by_key) <= 10
+            assert len(asked._known) <= 10
             assert _ready(asked) == SECURE
+
+    _run(main)
+
+
+# id, octets that are not one request
+NO_REQUEST = [
+    ("nothing", b""),
+    ("a part", b"20:QUERY domain.exa"),
+    ("two", b"20:QUERY domain.example,20:QUERY domain.example,"),
+    ("one and a part", b"20:QUERY domain.example,2"),
+    ("no netstring", b"QUERY domain.example\n"),
+    ("too long", b"513:QUERY %b," % (b"a" * 507)),
+]
+
+
+@pytest.mark.parametrize("octets", [pytest.param(case[1], id=case[0]) for case in NO_REQUEST])
+def test_what_is_no_request_has_no_answer(world: Open, octets: bytes) -> None:
+    """It takes no memory, either, and asks nobody."""
+
+    async def main() -> None:
+        async with world() as outside, outside.run() as asked:
+            await _ask(asked)
+            remembered, questions = len(asked._known), outside.names.asked.total()
+            assert asked.ready(octets) is None
+            assert (len(asked._known), outside.names.asked.total()) == (remembered, questions)
 
     _run(main)
 

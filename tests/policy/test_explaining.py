@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from policy import answers, cache, explaining, https, mtasts, postfix, resolver, sts, verdict
+from policy import answers, cache, explaining, https, mtasts, postfix, resolver, socketmap, sts, verdict
 from policy.settings import Https
 
 Zone = dict[tuple[str, str], Sequence[str] | str]
@@ -336,7 +336,7 @@ def test_the_answers_are_those_of_the_socket(world: Open, kind: Kind) -> None:
             )
             try:
                 for name in (postfix.QUERY, postfix.QUERY_WITH_TLSRPT):
-                    said = await asked.answer(name, DOMAIN.encode())
+                    said = await asked.answer(socketmap.reply(b"%b %b" % (name, DOMAIN.encode())))
                     assert said.partition(b":")[2][:-1].decode() == explained.answers()[name.decode()]
             finally:
                 await asked.close()

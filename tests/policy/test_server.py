@@ -28,16 +28,23 @@ class Book:
         self.begun: list[bytes] = []
         self.cancelled = 0
 
-    def ready(self, map_name: bytes, key: bytes) -> bytes | None:
+    def ready(self, request: bytes) -> bytes | None:
         """Answer at once."""
+        found = socketmap.request(request)
+        if found is None:
+            return None
+        map_name, key = found
         if key.startswith((b"later", b"broken")):
             return None
         if key.startswith(b"long"):
             return socketmap.reply(b"x" * 100_000)
         return socketmap.reply(b"OK %b of %b" % (key, map_name))
 
-    async def answer(self, map_name: bytes, key: bytes) -> bytes:
+    async def answer(self, request: bytes) -> bytes:
         """Answer when the gate is open."""
+        found = socketmap.request(request)
+        assert found is not None
+        map_name, key = found
         self.begun.append(key)
         try:
             await self.gate.wait()

@@ -57,8 +57,15 @@ WRONG: list[tuple[str, bytes]] = [
 ]  # fmt: skip
 
 
+def _parsed(netstrings: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the requests in netstrings that a reader gave."""
+    parsed = [socketmap.request(netstring) for netstring in netstrings]
+    assert [_netstring(socketmap.text(netstring)) for netstring in netstrings] == netstrings
+    return [request for request in parsed if request is not None]
+
+
 def _read(reader: socketmap.Reader, octets: bytes) -> list[tuple[bytes, bytes]]:
-    return [(request.map_name, request.key) for request in reader.feed(octets)]
+    return _parsed(reader.feed(octets))
 
 
 def _read_all(pieces: list[bytes]) -> tuple[list[tuple[bytes, bytes]], str | None]:
@@ -67,10 +74,9 @@ def _read_all(pieces: list[bytes]) -> tuple[list[tuple[bytes, bytes]], str | Non
     requests = []
     try:
         for piece in pieces:
-            for request in reader.feed(piece):
-                requests.append((request.map_name, request.key))  # noqa: PERF401 - those before an error count, too
+            requests += _read(reader, piece)
     except socketmap.ProtocolError as error:
-        return requests, str(error)
+        return requests + _parsed(error.before), str(error)
     return requests, None
 
 
@@ -87,6 +93,20 @@ def test_requests_are_read_however_they_are_cut(octets: bytes, requests: list[tu
         assert _read_all([octets[:place], octets[place:]]) == (requests, None)
 
 
+@pytest.mark.parametrize(("octets", "requests"), [pytest.param(*case[1:], id=case[0]) for case in STREAMS])
+def test_only_one_whole_request_is_a_request(octets: bytes, requests: list[tuple[bytes, bytes]]) -> None:
+    """Neither a part of one, nor several, nor one and a part."""
+    whole = len(requests) == 1 and octets.endswith(b",") and _read_all([octets[:-1]])[0] == []
+    assert socketmap.request(octets) == (requests[0] if whole else None)
+
+
+@pytest.mark.parametrize("octets", [pytest.param(case[1], id=case[0]) for case in WRONG])
+def test_nonsense_is_no_request(octets: bytes) -> None:
+    """Whatever follows."""
+    assert socketmap.request(octets) is None
+    assert socketmap.request(octets + b",") is None
+
+
 @pytest.mark.parametrize("octets", [pytest.param(case[1], id=case[0]) for case in WRONG])
 def test_nonsense_is_refused_at_its_first_wrong_octet(octets: bytes) -> None:
     """No more is waited for, let alone kept."""
@@ -101,19 +121,12 @@ def test_nonsense_is_refused_at_its_first_wrong_octet(octets: bytes) -> None:
 def test_requests_before_nonsense_are_given() -> None:
     """A client that goes wrong gets the answers to what was right; nothing comes after the error."""
     reader = socketmap.Reader()
-    requests = reader.feed(b"9:JSON a.de,3:a,5:QUERY,")
-    assert next(requests) == socketmap.Request(b"JSON", b"a.de")
-    with pytest.raises(socketmap.ProtocolError, match="no comma"):
-        next(requests)
-    with pytest.raises(socketmap.ProtocolError, match="no comma"):
-        _read(reader, b"5:QUERY,")
-
-
-def test_requests_that_were_not_taken_are_given_next_time() -> None:
-    """A server may stop in the middle and go on later."""
-    reader = socketmap.Reader()
-    assert next(reader.feed(b"1:a,1:b,1:c,1:")) == socketmap.Request(b"a", b"")
-    assert _read(reader, b"d,") == [(b"b", b""), (b"c", b""), (b"d", b"")]
+    with pytest.raises(socketmap.ProtocolError, match="no comma") as caught:
+        reader.feed(b"9:JSON a.de,3:a,5:QUERY,")
+    assert caught.value.before == [b"9:JSON a.de,"]
+    with pytest.raises(socketmap.ProtocolError, match="no comma") as caught:
+        reader.feed(b"5:QUERY,")
+    assert caught.value.before == []
 
 
 def _netstring(payload: bytes) -> bytes:
@@ -153,7 +166,7 @@ def test_a_reader_holds_less_than_one_request(piece: bytes, times: int) -> None:
     try:
         for _ in range(times):
             _read(reader, piece)
-            assert len(reader._buffer) <= len(b"512:") + socketmap.MAX_REQUEST
+            assert len(reader.rest) <= len(b"512:") + socketmap.MAX_REQUEST
     except socketmap.ProtocolError:
         pass
 
@@ -247,5 +260,5 @@ def test_a_reader_tells_whether_a_request_is_unfinished() -> None:
     """Also where the last octet so far is a comma."""
     reader = socketmap.Reader()
     for octets, unfinished in ((b"", False), (b"7:QUERY ,", True), (b",", False), (b"1:a,2", True), (b":bc,", False)):
-        list(reader.feed(octets))
-        assert reader.unfinished is unfinished
+        reader.feed(octets)
+        assert bool(reader.rest) is unfinished

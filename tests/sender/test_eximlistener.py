@@ -229,16 +229,17 @@ class OneAnswer:
 
     POLICY = mtasts.parse_policy(b"version: STSv1\nmode: testing\nmx: mx.example.net\nmax_age: 86400\n")
 
-    def ready(self, map_name: bytes, key: bytes) -> bytes:
+    def ready(self, request: bytes) -> bytes:
         """Return the answer in JSON."""
+        map_name, key = socketmap.request(request) or (b"", b"")
         assert map_name == postfix.JSON
         sts = verdict.Sts(self.POLICY, "1", None, ())
         decided = verdict.decide(key.decode(), verdict.Dane(None, (), None), sts)
         return socketmap.reply(postfix.json(decided))
 
-    async def answer(self, map_name: bytes, key: bytes) -> bytes:
+    async def answer(self, request: bytes) -> bytes:
         """Return the same."""
-        return self.ready(map_name, key)
+        return self.ready(request)
 
 
 @contextlib.contextmanager

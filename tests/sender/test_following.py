@@ -296,8 +296,9 @@ class Answering(socketserver.BaseRequestHandler):
         reader = socketmap.Reader()
         while octets := self.request.recv(4096):
             for request in reader.feed(octets):
-                self.server.asked.append((request.map_name, request.key))
-                self.request.sendall(socketmap.reply(self.server.answer(request.key)))
+                map_name, key = socketmap.request(request) or (b"", b"")
+                self.server.asked.append((map_name, key))
+                self.request.sendall(socketmap.reply(self.server.answer(key)))
 
 
 class Server(socketserver.ThreadingUnixStreamServer):
