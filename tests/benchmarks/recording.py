@@ -9,10 +9,10 @@ import contextlib
 import dataclasses
 import datetime as dt
 import functools
-import itertools
 import pathlib
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 
 from sender import config, recorder, roles, tally
@@ -170,21 +170,21 @@ def _busy(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _tally(folder: pathlib.Path) -> None:
-    for number in itertools.count():
-        store = engine.open_store(f"sqlite:///{folder}/tally-{number}.db")
-        tally.Tally(store, folder / "journal").catch_up(dt.datetime.now(dt.UTC))
-        store.close()
-        for file in folder.glob("tally-*"):
-            file.unlink()
+    while True:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            store = engine.open_store(f"sqlite:///{scratch}/tlsrpt.db")
+            tally.Tally(store, folder / "journal").catch_up(dt.datetime.now(dt.UTC))
+            store.close()
 
 
 def _report(folder: pathlib.Path) -> None:
-    settings = configured(folder, '[dns]\nnameservers = ["127.0.0.1"]')
     while True:
-        shutil.copy(folder / "tallied.db", folder / "tlsrpt.db")
-        store = engine.open_store(settings.store.url)
-        asyncio.run(reporting.run(settings, store, dt.datetime.now(dt.UTC), reporting.Remembered(["127.0.0.1"])))
-        store.close()
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            settings = configured(pathlib.Path(scratch), '[dns]\nnameservers = ["127.0.0.1"]')
+            shutil.copy(folder / "tallied.db", f"{scratch}/tlsrpt.db")
+            store = engine.open_store(settings.store.url)
+            asyncio.run(reporting.run(settings, store, dt.datetime.now(dt.UTC), reporting.Remembered(["127.0.0.1"])))
+            store.close()
 
 
 @contextlib.contextmanager
