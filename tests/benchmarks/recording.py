@@ -26,9 +26,6 @@ SHORT = 200_000
 
 DOMAINS = 20_000
 
-LONGEST = 65536
-"""Bytes of a datagram that the bare loop takes."""
-
 
 def configured(scratch: pathlib.Path, more: str = "") -> config.Config:
     """Return a configuration whose files are all in a folder."""
@@ -58,7 +55,7 @@ def bare(path: pathlib.Path) -> None:
         sock.bind(str(path))
         receive = sock.recv
         while True:
-            receive(LONGEST)
+            receive(traffic.LONGEST)
 
 
 @contextlib.contextmanager
@@ -224,6 +221,7 @@ BENCHMARKS = (
         target=0,
         guard=0.001,
         at_most=True,
+        rounds=3,
         prepare=functools.partial(_pouring, FAST),
     ),
     measure.Benchmark(
@@ -234,6 +232,7 @@ BENCHMARKS = (
         target=1,
         guard=2,
         at_most=True,
+        rounds=3,
         prepare=functools.partial(_pouring, SLOW),
     ),
 )

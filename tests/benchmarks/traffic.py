@@ -81,6 +81,9 @@ def _policy(domain: str, mx: str, index: int) -> dict[str, object]:
     return {"policy-type": 9, "policy-domain": domain}
 
 
+LONGEST = 65536
+"""Bytes of a datagram that a bare loop takes."""
+
 LATE = 0.0001
 """Seconds that a steady sender may be behind."""
 
