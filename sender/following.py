@@ -10,7 +10,7 @@ Where the log tells that Postfix reports itself (3.10 and newer), it makes no se
 
 Known limits: a session counts for the day it is handed over, so after a stop over midnight those of the day before
 count for the day after. While there is no recorder, the log is not read on. A log that was never followed is followed
-from its end.
+from its end; one that is not there yet from its beginning, without what was rotated before it was first read.
 """
 
 import bisect
@@ -58,6 +58,9 @@ SETTLE = 3.0
 
 _CHECKPOINT = 4096
 """Bytes of log between two marks that can be come back to."""
+
+_NO_LOG_YET = bookmark.Bookmark(replay="", done="")
+"""The log was waited for, and nothing of it was read."""
 
 _CHECKPOINTS = joining.OPEN_SPAN // _CHECKPOINT
 
@@ -174,20 +177,29 @@ class Follower:
         return result
 
     def _begin(self) -> None:
-        """Go to where the last run stopped; or to the end of a log that is new here."""
-        if self._begun is not None and self._source.resume(self._begun.replay, self._begun.done):
-            if self._begun.recorded is not None:
-                self._comparison.begin(self._begun.recorded)
+        """Go to where the last run stopped; or to the end of a log that is new here and was there before."""
+        begun = self._begun
+        if begun is not None and begun != _NO_LOG_YET and self._source.resume(begun.replay, begun.done):
+            if begun.recorded is not None:
+                self._comparison.begin(begun.recorded)
                 self._compares = True
             return
         if self._once:
             self._comparison.begin("")
             self._compares = True
-        elif self._begun is None and (start := self._source.skip_to_end()) is not None:
-            mark, is_there = start
-            self._keeper.note(bookmark.Bookmark(replay=mark, done=mark, index=bookmark.ALL if is_there else 0))
-            log.info("the log is followed from its end: what was there before is not counted")
+        elif begun is None:
+            self._skip()
         self._begun = None
+
+    def _skip(self) -> None:
+        """Leave out what is in a log; where there is none, note that all that will be there is new."""
+        start = self._source.skip_to_end()
+        if start is None:
+            self._keeper.note(_NO_LOG_YET)
+            return
+        mark, is_there = start
+        self._keeper.note(bookmark.Bookmark(replay=mark, done=mark, index=bookmark.ALL if is_there else 0))
+        log.info("the log is followed from its end: what was there before is not counted")
 
     def _take(self, record: logsource.Record) -> Iterator[bytes]:
         at, self._at = self._at, self._at + record.size

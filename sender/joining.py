@@ -4,8 +4,8 @@ Pure. Postfix's TLS lines name no message. They belong to the next ``QUEUEID: to
 process delivers one message at a time. What is counted is TLS sessions, so a message for ten recipients, or
 ten messages over one connection, are one; several servers tried for one message are several.
 
-With ``smtp_tls_connection_reuse`` the details of certificates come from ``tlsproxy``, another process: they are joined
-by server.
+With ``smtp_tls_connection_reuse`` the details of certificates and TLSA records come from ``tlsproxy``, another process:
+they are joined by server.
 
 Positions (``at``) are bytes from any beginning; they only tell how far lines are apart. What is remembered reaches back
 :data:`REQUEST_SPAN` or as far as :attr:`Joiner.oldest`, no further: who reads again from there gets the same attempts.
@@ -84,6 +84,8 @@ class _Process:
     """The delivery told last."""
     servers: dict[postfixlog.Server | None, int] = dataclasses.field(default_factory=dict)
     """Those it was counted for, with the position of the last line that told so."""
+    unproxied: bool = False
+    """``tlsproxy`` could not be reached: the handshake that fails next is nobody's fault."""
 
     def counts(self, server: postfixlog.Server | None, at: int) -> bool:
         """Tell whether the present delivery is to be counted for a server, which it was not by a line near this one."""
@@ -147,7 +149,7 @@ class Joiner:
             self._drop(line.process)
             return []
         self._note(line, process, event)
-        if (process.sessions or process.problems) and line.process not in self._open:
+        if (process.sessions or process.problems or process.unproxied) and line.process not in self._open:
             self._open[line.process] = at
         return []
 
@@ -182,10 +184,15 @@ class Joiner:
             self._proxied.popitem(last=False)
 
     def _proxy(self, host: str, event: postfixlog.Event, at: int) -> None:
-        if isinstance(event, postfixlog.BadCertificate):
-            key = (host, event.server)
-            self._proxied.pop(key, None)
-            self._proxied[key] = (at, problem_of(event.problem))
+        match event:
+            case postfixlog.BadCertificate(server, words):
+                problem = problem_of(words)
+            case postfixlog.UnusableTlsa(server):
+                problem = UNUSABLE_TLSA
+            case _:
+                return
+        _, known = self._proxied.pop((host, server), (at, problem))
+        self._proxied[host, server] = (at, known if known is UNUSABLE_TLSA else problem)
 
     def _note(self, line: postfixlog.Line, process: _Process, event: postfixlog.Event) -> None:
         match event:
@@ -202,6 +209,8 @@ class Joiner:
             case postfixlog.HandshakeFailed(server):
                 self._uses_tls(line)
                 self._begin(process, _Session(server, None, HANDSHAKE, stopped=True))
+            case postfixlog.NoProxy():
+                process.unproxied = True
             case postfixlog.Trouble(complaint, server):
                 self._complain(process, complaint, server)
             case _:
@@ -229,7 +238,9 @@ class Joiner:
                 last.stopped = True
                 last.problem = last.problem or _unexplained(last.trust)
         elif complaint is postfixlog.Complaint.HANDSHAKE:
-            if last is None or last.problem is not HANDSHAKE:
+            if process.unproxied:
+                process.unproxied = False
+            elif last is None or last.problem is not HANDSHAKE:
                 self._begin(process, _Session(server, None, HANDSHAKE, stopped=True))
         else:
             self._begin(process, _Session(server, None, NO_STARTTLS, stopped=True))
@@ -239,11 +250,12 @@ class Joiner:
             process.request, process.servers = event.request, {}
         pending = process.sessions
         blamed = event.blamed or event.server
-        if event.complaint and (pending or process.counts(blamed, at)):
-            self._complain(process, event.complaint, blamed)
-        elif not pending and not event.complaint and self._is_plain(line, event) and process.counts(event.server, at):
+        if event.complaint:
+            if process.counts(blamed, at) or pending:
+                self._complain(process, event.complaint, blamed)
+        elif not pending and self._is_plain(line, event) and process.counts(event.server, at):
             pending.append(_Session(event.server))
-        process.sessions, process.problems = [], {}
+        process.sessions, process.problems, process.unproxied = [], {}, False
         self._close(line.process, at)
         process.servers.update((one.server, at) for one in pending)
         return [attempt for one in pending if (attempt := self._attempt(one, event)) is not None]

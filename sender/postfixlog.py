@@ -169,12 +169,26 @@ class NotReported:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class NoProxy:
+    """There is no ``tlsproxy`` here to set TLS up with, which looks like a failed handshake then."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Died:
     """The process ends in the middle of something."""
 
 
 Event = (
-    Established | BadCertificate | UnusableTlsa | HandshakeFailed | Trouble | Delivery | Reported | NotReported | Died
+    Established
+    | BadCertificate
+    | UnusableTlsa
+    | HandshakeFailed
+    | Trouble
+    | Delivery
+    | Reported
+    | NotReported
+    | NoProxy
+    | Died
 )
 
 _SERVER = rf"(?P<host>{_HOST})\[(?P<ip>{_ADDRESS})\]"
@@ -189,6 +203,7 @@ _HANDSHAKE = re.compile(rf"SSL_connect error to {_SERVER}:[0-9]+: ")
 _REPORTED = re.compile(r"TLSRPT: status=(?P<status>success|failure), domain=")
 _NOT_REPORTED = re.compile(r"(?:warning: )?Could not report TLS handshake result[^:]{0,40}: (?P<why>.*)", re.DOTALL)
 _FULL = re.compile(r"Resource temporarily unavailable|\(errno 11\)|No buffer space")
+_NO_PROXY = re.compile(rf"warning: connect to private/{TLSPROXY} service: ")
 _DIED = re.compile(r"(?:fatal|panic): ")
 
 _QUEUED = re.compile(r"(?P<id>[0-9A-Za-z]{5,40}): ")
@@ -224,6 +239,8 @@ def _of_process(text: str) -> Event | None:
         return Reported(failed=match["status"] == "failure")
     if match := _NOT_REPORTED.match(text):
         return NotReported(full=_FULL.search(match["why"]) is not None)
+    if _NO_PROXY.match(text):
+        return NoProxy()
     return Died() if _DIED.match(text) else None
 
 

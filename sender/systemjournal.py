@@ -99,6 +99,8 @@ class Reader:
             told = subprocess.run(command, stdout=subprocess.PIPE, timeout=TIME_OUT, check=False)  # noqa: S603 - a list
         except (OSError, subprocess.TimeoutExpired) as error:
             raise self._error(str(error)) from error
+        if told.returncode:
+            raise self._error(f"ended with {told.returncode}")
         entries = [entry for line in told.stdout.splitlines() if (entry := _decode(line))]
         if not entries:
             return None

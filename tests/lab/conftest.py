@@ -19,6 +19,9 @@ from sender.demo import certificates
 from tests.lab import exim, namespace, product, roots, rows, sites, unbound, world
 from tests.lab import zone as zones
 
+POSTFIX_37 = ("bookworm", ("postfix", "systemd"))
+"""Debian 12: Postfix 3.7, and the journal it logs to there."""
+
 POSTFIX_310 = ("trixie", ("postfix", "unbound", "libtlsrpt0"))
 """Debian 13: Postfix 3.10 with libtlsrpt, and the resolver for all."""
 
@@ -39,9 +42,13 @@ def cannot(reason: str) -> None:
 
 
 def unpacked(suite: str, packages: Sequence[str]) -> pathlib.Path:
-    """Return unpacked packages; where they cannot be had, skip the test."""
+    """Return unpacked packages, to be copied; where they cannot be had or are of no use, skip the test."""
+    reason = namespace.missing() or roots.missing()
+    if reason:
+        cannot(reason)
     try:
-        return roots.fetch(suite, packages)
+        with namespace.left():
+            return roots.fetch(suite, packages)
     except (subprocess.SubprocessError, OSError) as error:
         cannot(f"packages of {suite} cannot be fetched: {error}")
         raise
@@ -49,19 +56,19 @@ def unpacked(suite: str, packages: Sequence[str]) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def postfix_310() -> pathlib.Path:
-    """The unpacked packages of Debian 13, shared: to be copied."""
-    reason = namespace.missing() or roots.missing()
-    if reason:
-        cannot(reason)
+    """The unpacked packages of Debian 13, shared."""
     return unpacked(*POSTFIX_310)
 
 
 @pytest.fixture(scope="session")
+def postfix_37() -> pathlib.Path:
+    """The unpacked packages of Debian 12 with Postfix, shared."""
+    return unpacked(*POSTFIX_37)
+
+
+@pytest.fixture(scope="session")
 def exim_496() -> pathlib.Path:
-    """The unpacked packages of Debian 12 with Exim, shared: to be copied; to be asked for before the laboratory."""
-    reason = namespace.missing() or roots.missing()
-    if reason:
-        cannot(reason)
+    """The unpacked packages of Debian 12 with Exim, shared."""
     return unpacked(*exim.PACKAGES)
 
 

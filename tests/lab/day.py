@@ -11,7 +11,7 @@ import dataclasses
 import datetime as dt
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from policy import names
@@ -106,9 +106,16 @@ class Day:
         checks = (check for one in (*self.mail_checks, *self.post_checks) for check in one.checks)
         return [(check.name, check.text) for check in checks if not check.passed]
 
+    def operators(self) -> dict[str, list[Mapping[str, Any]]]:
+        """Return the policies of the reports that operators of MX hosts got, by MX host, each one report."""
+        hosts = [host for site in self.sites.values() for host in site.hosts if host.host.record]
+        mails = {host.canonical: self.mails[sites.host_mailbox(host)] for host in hosts}
+        assert {len(one) for one in mails.values()} == {1}
+        return {name: unpacked(mail)["policies"] for name, (mail,) in mails.items()}
+
     def recorded(self) -> collections.Counter[str]:
         """Return how many sessions were recorded, by domain."""
-        return collections.Counter(names.a_label(json.loads(line)["d"]) for line in self.journal)
+        return by_domain(self.journal)
 
     def asked_once(self) -> list[str]:
         """Return the policy hosts that must have been asked, each once."""
@@ -120,6 +127,11 @@ class Day:
             and len(site.scenario.sts.records) == 1
             and site.policy_host != "mta-sts.sts-bad-record.example"
         )
+
+
+def by_domain(journal: Iterable[str]) -> collections.Counter[str]:
+    """Return how many sessions were recorded, by domain, from lines of the recorder's journal."""
+    return collections.Counter(names.a_label(json.loads(line)["d"]) for line in journal)
 
 
 def unpacked(mail: bytes) -> dict[str, Any]:
@@ -160,7 +172,7 @@ def spend(
     """
     laboratory.world.forget()
     date = dt.datetime.now(dt.UTC).date()
-    queued = _send(planned, server)
+    queued = send(planned, server)
     journal = recorded(tlsrpt, sessions)
     deliveries, handshakes = server.deliveries(), server.handshakes()
     done = tlsrpt.run("report", "--day", "today", "--now")
@@ -197,23 +209,42 @@ def _distinct(mails: Iterable[mailbox.Message]) -> set[str]:
     return {mail.recipients[0] for mail in mails}
 
 
-def _send(planned: Sequence[sites.Site], server: mta.Server) -> dict[str, list[str]]:
-    """Send all messages, the second to a domain after the first was tried; return their queue ids."""
+def send(
+    planned: Sequence[sites.Site], server: mta.Server, after_each: Callable[[int], None] = lambda _: None
+) -> dict[str, list[str]]:
+    """Send all messages, the second to a domain after the first was tried.
+
+    Args:
+        planned: all scenarios in their places.
+        server: what sends.
+        after_each: called for each message that was handed over, with how many these are; meanwhile hardly any
+            (:data:`AT_ONCE`) are handed over.
+
+    Returns:
+        Queue ids by id of the scenario.
+    """
     queued: dict[str, list[str]] = {}
     counts: dict[str, int] = {}
     for turn in range(max(site.scenario.messages for site in planned)):
         rows = [site.scenario for site in planned if turn < site.scenario.messages]
-        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-            queue_ids = pool.map(lambda row: server.send(_recipients(row)), rows)
-        for row, queue_id in zip(rows, queue_ids, strict=True):
+        for row, queue_id in _hand_over(rows, server):
             queued.setdefault(row.id, []).append(queue_id)
             counts[queue_id] = row.recipients
+            after_each(len(counts))
         if not server.queues:
             server.settle(counts)
     if server.queues:
         server.flush()
         server.settle(counts)
     return queued
+
+
+def _hand_over(rows: Sequence[scenarios.Scenario], server: mta.Server) -> Iterator[tuple[scenarios.Scenario, str]]:
+    """Send a message to each, some at a time; yield the queue ids."""
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        for start in range(0, len(rows), AT_ONCE):
+            some = rows[start : start + AT_ONCE]
+            yield from zip(some, pool.map(lambda row: server.send(_recipients(row)), some), strict=True)
 
 
 def _recipients(row: scenarios.Scenario) -> list[str]:
@@ -232,9 +263,8 @@ def wanted_reports(planned: Iterable[sites.Site], *, reuse: bool) -> tuple[int, 
     """Return how many reports there must be, as :meth:`Day.reports` does."""
     reported = [site for site in planned if expected.wanted(site)]
     operators = len(expected.operators(reported, reuse=reuse))
-    by_mail = [site for site in reported if site.scenario.rua in expected.BY_MAIL]
-    by_https = [site for site in reported if site.scenario.rua in expected.BY_HTTPS]
-    return len(by_mail) + operators, len(by_https), len(reported) + operators
+    by_mail, by_https = sum(map(expected.by_mail, reported)), sum(map(expected.by_https, reported))
+    return by_mail + operators, by_https, len(reported) + operators
 
 
 def _receive(receiving: world.World, server: mta.Server, wanted: int) -> list[mailbox.Message]:

@@ -5,22 +5,12 @@ as it says, each for its reason. One thing is different everywhere: Exim does no
 (:func:`site`).
 """
 
-import dataclasses
 from collections.abc import Mapping
 
 from tests.lab import rows, scenarios, sites
+from tests.lab.differences import Difference, in_place
 from tests.lab.rows import NPF, STS, TLSA, R
 from tests.lab.scenarios import Detail, Mail, Seen
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Difference:
-    """What is different from Postfix 3.10 in a scenario; ``None``: nothing."""
-
-    why: str
-    report: tuple[Seen, ...] | None = None
-    mail: Mail | None = None
-
 
 IN_THE_CLEAR = "Exim delivers in the clear where there is no TLS, and that is told"
 TO_THE_FIRST = "Exim delivers to the first MX host, be it in the clear or with a bad certificate"
@@ -84,7 +74,7 @@ DIFFERENCES: Mapping[str, Difference] = {
             Seen(
                 TLSA,
                 failed=1,
-                details=(Detail(R.DNSSEC_INVALID, reason="DANE error: tlsa lookup DEFER", connected=False),),
+                details=(Detail(R.DNSSEC_INVALID, reason="DANE error: tlsa lookup DEFER", ends=False),),
             ),
         ),
     ),
@@ -96,12 +86,8 @@ DIFFERENCES: Mapping[str, Difference] = {
 
 
 def _row(row: scenarios.Scenario) -> scenarios.Scenario:
-    difference = DIFFERENCES.get(row.id, Difference(""))
-    return dataclasses.replace(
-        row,
-        report=row.report if difference.report is None else difference.report,
-        mail=difference.mail or row.mail,
-    )
+    difference = DIFFERENCES.get(row.id)
+    return row if difference is None else difference.applied(row)
 
 
 ALL = tuple(map(_row, rows.ALL))
@@ -109,6 +95,5 @@ ALL = tuple(map(_row, rows.ALL))
 
 
 def site(place: sites.Site) -> sites.Site:
-    """Return a scenario of Postfix in its place as it goes with Exim: without the TLSA records that a report has."""
-    hosts = tuple(dataclasses.replace(host, tlsa=()) for host in place.hosts)
-    return dataclasses.replace(place, scenario=_row(place.scenario), hosts=hosts)
+    """Return a scenario of Postfix in its place as it goes with Exim."""
+    return in_place(place, _row(place.scenario))

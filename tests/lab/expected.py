@@ -3,6 +3,7 @@
 Pure, and independent of the code that builds reports: plain dictionaries, as a receiver's JSON parser makes them.
 """
 
+import collections
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,14 +30,24 @@ def wanted(site: sites.Site) -> bool:
 
 
 def copies(site: sites.Site) -> int:
-    """Return how many reports the domain must get: one for each rua."""
-    return 0 if not wanted(site) else 2 if site.scenario.rua is scenarios.Rua.BOTH else 1
+    """Return how many reports the domain must get: one for each rua where none has to wait."""
+    return by_mail(site) + by_https(site)
+
+
+def by_mail(site: sites.Site) -> bool:
+    """Tell whether a report about the domain must come by mail."""
+    return wanted(site) and site.scenario.rua in _BY_MAIL and not site.scenario.waits
+
+
+def by_https(site: sites.Site) -> bool:
+    """Tell whether a report about the domain must come by HTTPS."""
+    return wanted(site) and site.scenario.rua in _BY_HTTPS
 
 
 _WITHOUT_REPORT = {scenarios.Rua.NONE, scenarios.Rua.TWICE, scenarios.Rua.NOWHERE}
 
-BY_MAIL = {scenarios.Rua.MAIL, scenarios.Rua.OWN, scenarios.Rua.BOTH}
-BY_HTTPS = {scenarios.Rua.HTTPS, scenarios.Rua.BOTH}
+_BY_MAIL = {scenarios.Rua.MAIL, scenarios.Rua.OWN, scenarios.Rua.BOTH}
+_BY_HTTPS = {scenarios.Rua.HTTPS, scenarios.Rua.BOTH}
 
 
 def operators(planned: Iterable[sites.Site], *, reuse: bool) -> dict[str, list[Policy]]:
@@ -44,15 +55,28 @@ def operators(planned: Iterable[sites.Site], *, reuse: bool) -> dict[str, list[P
     return {host.canonical: policies(site, reuse=reuse) for site in planned for host in site.hosts if host.host.record}
 
 
-def sessions(site: sites.Site, *, reuse: bool) -> int:
-    """Return how many sessions are recorded for a domain; without a usable record nobody records any."""
-    if site.scenario.rua in {scenarios.Rua.NONE, scenarios.Rua.TWICE}:
-        return 0
-    return happened(site, reuse=reuse)
+def sessions(planned: Iterable[sites.Site], *, reuse: bool) -> collections.Counter[str]:
+    """Return how many sessions there are, by domain: those that Postfix 3.10 records.
+
+    It records none where there is no usable TLSRPT record.
+    """
+    return +collections.Counter(
+        {site.domain: _sessions(site, reuse=reuse) for site in planned if site.scenario.rua not in _WITHOUT_RECORD}
+    )
 
 
-def happened(site: sites.Site, *, reuse: bool) -> int:
-    """Return how many sessions there are with a domain, whoever asks for reports about them."""
+def all_sessions(planned: Iterable[sites.Site], *, reuse: bool) -> collections.Counter[str]:
+    """Return how many sessions there are, by domain, whoever asks for reports about them; those of bounces, too."""
+    return +collections.Counter({**{site.domain: _sessions(site, reuse=reuse) for site in planned}, **_BOUNCES})
+
+
+_WITHOUT_RECORD = {scenarios.Rua.NONE, scenarios.Rua.TWICE}
+
+_BOUNCES = {sites.ORGANIZATION: 1}
+"""Of ``plain-null-mx``."""
+
+
+def _sessions(site: sites.Site, *, reuse: bool) -> int:
     return sum(_successes(seen, reuse=reuse) + seen.failed for seen in site.scenario.report)
 
 
@@ -98,7 +122,7 @@ def _applied(site: sites.Site, seen: scenarios.Seen) -> dict[str, Any]:
         case session.PolicyType.TLSA:
             host = site.hosts[seen.host]
             strings = {"policy-string": list(host.tlsa)} if host.tlsa else {}
-            return {"policy-type": "tlsa", **strings, "policy-domain": host.canonical}
+            return {"policy-type": "tlsa", **strings, "policy-domain": host.name if seen.as_listed else host.canonical}
         case session.PolicyType.STS if seen.fetched:
             return {
                 "policy-type": "sts",
@@ -115,7 +139,7 @@ def _detail(site: sites.Site, detail: scenarios.Detail) -> dict[str, Any]:
     if detail.host is not None:
         host = site.hosts[detail.host]
         found |= {"receiving-mx-hostname": host.name, "receiving-ip": host.address}
-        if detail.connected:
+        if detail.ends:
             found |= {"sending-mta-ip": host.sending_address, "receiving-mx-helo": host.canonical}
     if detail.reason is not None:
         found["failure-reason-code"] = detail.reason

@@ -91,9 +91,10 @@ class Server(abc.ABC):
         """Try the messages that wait."""
 
     def log(self) -> list[str]:
-        """Return the whole log, line by line."""
+        """Return the whole log, line by line, with what was rotated."""
         path = self.root / self.LOG
-        return path.read_text(errors="replace").splitlines() if path.exists() else []
+        paths = [*sorted(path.parent.glob(f"{path.name}.*")), path]
+        return [line for one in paths if one.exists() for line in one.read_text(errors="replace").splitlines()]
 
     def send(self, recipients: Sequence[str], text: str = "hello", sender: str = "alice@sender.example") -> str:
         """Hand a message to the SMTP server; return its queue id."""

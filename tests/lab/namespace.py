@@ -59,18 +59,40 @@ def entered(addresses: Iterable[str], *, queue: int = 512) -> Iterator[None]:
         yield
 
 
+_outside: list[int] = []
+"""The namespace that was there before, open as long as we are in another."""
+
+
+@contextlib.contextmanager
+def left() -> Iterator[None]:
+    """Be outside for a while, wherever we are: packages are fetched there."""
+    if not _outside:
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    inside = os.open(OURS, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(libc.setns(_outside[-1], CLONE_NEWNET))
+        try:
+            yield
+        finally:
+            _check(libc.setns(inside, CLONE_NEWNET))
+    finally:
+        os.close(inside)
+
+
 @contextlib.contextmanager
 def _unshared() -> Iterator[None]:
     libc = ctypes.CDLL(None, use_errno=True)
-    outside = os.open(OURS, os.O_RDONLY | os.O_CLOEXEC)
+    _outside.append(os.open(OURS, os.O_RDONLY | os.O_CLOEXEC))
     try:
         _check(libc.unshare(CLONE_NEWNET))
         try:
             yield
         finally:
-            _check(libc.setns(outside, CLONE_NEWNET))
+            _check(libc.setns(_outside[-1], CLONE_NEWNET))
     finally:
-        os.close(outside)
+        os.close(_outside.pop())
 
 
 def _check(result: int) -> None:

@@ -8,12 +8,14 @@ Nothing of the package's maintainer scripts runs: users, spool and the files of 
 """
 
 import contextlib
+import datetime as dt
 import os
 import pathlib
 import re
+import signal
 from collections.abc import Iterator, Mapping
 
-from tests.lab import mta
+from tests.lab import mta, rows, sites
 
 POSTFIX, POSTDROP = 101, 102
 """User and group numbers in the root."""
@@ -66,6 +68,14 @@ SETTINGS: Mapping[str, str] = {
 """Lines that are only for the laboratory: deferred mail stays deferred, and nothing is for this host."""
 
 
+SENDING: Mapping[str, str] = {
+    "smtp_bind_address": sites.SENDER,
+    "smtp_bind_address6": sites.SENDER_6,
+    "smtp_connection_cache_destinations": ", ".join(row.domain for row in rows.ALL if row.messages > 1),
+    "smtp_connection_cache_time_limit": "30s",
+}
+"""For mail to the scenarios: where it leaves from, and whose connections are kept for the next message if any are."""
+
 _TLSPROXY = "tlsproxy  unix  -       -       y       -       0       tlsproxy\n"
 """Connections with TLS are used again only with this service, which Debian's master.cf has commented out."""
 
@@ -89,6 +99,20 @@ class Postfix(mta.Server):
     def queue(self) -> pathlib.Path:
         """The queue directory, which is smtp's chroot, seen from outside."""
         return self.root / QUEUE
+
+    def rotate(self) -> None:
+        """Rename the log, and have Postfix make a new one: what ``postfix logrotate`` does, but for compressing it."""
+        path = self.root / LOG
+        path.rename(path.with_name(f"{path.name}.{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S-%f}"))
+        os.kill(self.process.pid, signal.SIGHUP)
+
+    def remove_service(self, name: str) -> None:
+        """Take a service out of master.cf, and go by it."""
+        services = self.root / "etc/postfix/master.cf"
+        kept = [line for line in services.read_text().splitlines() if not line.startswith(f"{name} ")]
+        services.write_text("\n".join([*kept, ""]))
+        os.kill(self.process.pid, signal.SIGHUP)
+        self.wait(lambda: any("reload" in line for line in self.log()))
 
     def deliveries(self) -> list[mta.Delivery]:
         """Return what became of each message at each attempt so far."""

@@ -36,6 +36,8 @@ class Tlsrpt:
     queue: pathlib.Path
     """The queue directory that has the sockets."""
     process: subprocess.Popen[bytes] | None = None
+    programs: pathlib.Path | None = None
+    """A folder with programs that it finds before the machine's."""
 
     @property
     def config(self) -> pathlib.Path:
@@ -94,7 +96,13 @@ class Tlsrpt:
         """Run a command to its end."""
         command = [sys.executable, "-m", "sender", *arguments, "--config", str(self.config)]
         return subprocess.run(
-            command, cwd=CHECKOUT, env=_environment(), text=True, capture_output=True, timeout=PATIENCE, check=False
+            command,
+            cwd=CHECKOUT,
+            env=self._environment(),
+            text=True,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
         )
 
     def start(self, *roles: str) -> None:
@@ -104,7 +112,7 @@ class Tlsrpt:
             self.process = subprocess.Popen(
                 command,
                 cwd=CHECKOUT,
-                env=_environment(),
+                env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -112,6 +120,8 @@ class Tlsrpt:
             )
         wanted = {"recorder": self.recorder_socket, "policy": self.policy_socket}
         self.wait(lambda: all(path.is_socket() for role, path in wanted.items() if role in roles))
+        if "follower" in roles:
+            self.wait(lambda: any(row["event"] == "follower started" for row in self.events()))
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it, all of its processes at once for SIGKILL; return the exit code of the supervisor."""
@@ -157,6 +167,12 @@ class Tlsrpt:
                 raise AssertionError(f"waited in vain (exit code {ended}): {self.events()[-20:]}")
             time.sleep(mta.GLANCE)
 
+    def _environment(self) -> dict[str, str]:
+        """Return this process's environment, without what would override the configuration."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("TLSRPT_")}
+        path = os.pathsep.join(map(str, filter(None, (self.programs, kept.get("PATH")))))
+        return {**kept, "PATH": path, "PYTHONPATH": str(CHECKOUT)}
+
 
 @contextlib.contextmanager
 def serving(
@@ -168,6 +184,7 @@ def serving(
     roles: tuple[str, ...] = ("recorder", "policy"),
     *,
     more: Mapping[str, Mapping[str, object]] | None = None,
+    programs: pathlib.Path | None = None,
 ) -> Iterator[Tlsrpt]:
     """Run ``tlsrpt serve`` in this network namespace.
 
@@ -179,8 +196,9 @@ def serving(
         key: for DKIM.
         roles: which.
         more: values for its configuration, by section.
+        programs: a folder with programs that it finds before the machine's.
     """
-    tlsrpt = Tlsrpt(folder, queue)
+    tlsrpt = Tlsrpt(folder, queue, programs=programs)
     tlsrpt.write(nameserver, authority, key, more)
     try:
         tlsrpt.start(*roles)
@@ -200,9 +218,3 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _section(section: tuple[str, Mapping[str, object]]) -> str:
     name, values = section
     return "".join([f"[{name}]\n", *(f"{key} = {json.dumps(value)}\n" for key, value in values.items())])
-
-
-def _environment() -> dict[str, str]:
-    """Return this process's environment, without what would override the configuration."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("TLSRPT_")}
-    return {**kept, "PYTHONPATH": str(CHECKOUT)}

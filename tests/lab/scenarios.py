@@ -87,8 +87,8 @@ class Detail:
     """Which MX host; ``None``: found by the policy room, which knows no host."""
     reason: str | None = None
     count: int = 1
-    connected: bool = True
-    """Whether there was a connection."""
+    ends: bool = True
+    """Whether it is told where the connection came from, and what the host calls itself."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,6 +105,8 @@ class Seen:
     """``ok`` where connections are used again; ``None``: the same."""
     fetched: bool = True
     """Whether there is a policy to tell the lines of."""
+    as_listed: bool = False
+    """Whether the host has the name that is in the MX record, and not the one that its CNAME leads to."""
 
 
 class Rua(enum.Enum):
@@ -143,6 +145,8 @@ class Scenario:
     """Sent one after another."""
     recipients: int = 1
     """Of each message."""
+    waits: bool = False
+    """Whether a report by mail cannot be delivered, as other mail to the domain cannot."""
 
     @property
     def domain(self) -> str:

@@ -7,7 +7,7 @@ second here, so that what Postfix tries again is tried within the test.
 import contextlib
 import dataclasses
 import json
-import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -61,6 +61,15 @@ class Pair:
         queue_id = self.server.send([f"u@{domain}"])
         self.server.settle({queue_id: 1}, AT_ONCE)
         return self.attempts(queue_id)[0]
+
+    def deliver_without_recorder(self, domain: str) -> None:
+        """Send :data:`LONGER` messages while the recorder is stopped; all must go out at once."""
+        self.tlsrpt.signal("recorder", signal.SIGSTOP)
+        try:
+            seen = [self.deliver(domain).status for _ in range(LONGER)]
+        finally:
+            self.tlsrpt.signal("recorder", signal.SIGCONT)
+        assert seen == ["sent"] * LONGER
 
     def attempts(self, queue_id: str) -> list[mta.Delivery]:
         """Return what became of a message at each attempt so far."""
@@ -120,12 +129,7 @@ def pair(laboratory: Laboratory, stalled: Stalled) -> Iterator[Pair]:
 def test_stopped_recorder_delays_no_mail(pair: Pair, tell: Callable[[Line], None]) -> None:
     """Mail goes out as ever; what the kernel cannot keep is lost and logged, the rest is recorded when it goes on."""
     before, lost = pair.recorded("plain.example"), pair.lost()
-    pair.tlsrpt.signal("recorder", signal.SIGSTOP)
-    try:
-        seen = [pair.deliver("plain.example").status for _ in range(LONGER)]
-    finally:
-        pair.tlsrpt.signal("recorder", signal.SIGCONT)
-    assert seen == ["sent"] * LONGER
+    pair.deliver_without_recorder("plain.example")
     lost = pair.lost() - lost
     pair.server.wait(lambda: pair.recorded("plain.example") - before + lost >= LONGER)
     recorded = pair.recorded("plain.example") - before
@@ -142,12 +146,7 @@ def test_stopped_recorder_delays_no_mail(pair: Pair, tell: Callable[[Line], None
 def test_stopped_recorder_delays_no_answer_of_the_policy_socket(pair: Pair) -> None:
     """Findings that cannot be handed over hold up no mail, either, and are recorded when the recorder goes on."""
     before = pair.recorded("sts-404.example")
-    pair.tlsrpt.signal("recorder", signal.SIGSTOP)
-    try:
-        seen = [pair.deliver("sts-404.example").status for _ in range(LONGER)]
-    finally:
-        pair.tlsrpt.signal("recorder", signal.SIGCONT)
-    assert seen == ["sent"] * LONGER
+    pair.deliver_without_recorder("sts-404.example")
     pair.server.wait(lambda: pair.recorded("sts-404.example") - before >= LONGER)
 
 
@@ -155,6 +154,7 @@ def test_killed_recorder_delays_no_mail(pair: Pair, tell: Callable[[Line], None]
     """Mail goes out while there is none; the supervisor starts another, and recording goes on by itself."""
     before, lost, pid = pair.recorded("plain.example"), pair.lost(), pair.tlsrpt.pid("recorder")
     pair.tlsrpt.signal("recorder", signal.SIGKILL)
+    pair.tlsrpt.wait(lambda: any(row["event"].startswith("died") for row in pair.tlsrpt.events()))
     seen = [pair.deliver("plain.example").status for _ in range(3)]
     assert seen == ["sent"] * 3
     pair.tlsrpt.wait(lambda: pair.tlsrpt.pid("recorder") != pid)
@@ -167,6 +167,27 @@ def test_killed_recorder_delays_no_mail(pair: Pair, tell: Callable[[Line], None]
     lost = pair.lost() - lost
     assert lost >= len(seen)
     tell(("Postfix 3.10", "recorder killed", "sent at once", f"{lost} lost until it was started again"))
+
+
+def test_follower_tells_how_many_events_were_lost(pair: Pair, tell: Callable[[Line], None]) -> None:
+    """Events in the log are what was recorded, what the kernel dropped, and what found no recorder: all accounted for.
+
+    The log is that of the tests before this one, too: of findings of the policy socket, and of a recorder killed.
+    """
+    events = sum("TLSRPT: status=" in line for line in pair.server.log())
+    pair.deliver_without_recorder("plain.example")
+    done = pair.tlsrpt.run("follow", str(pair.server.root / postfix.LOG), "--once")
+    assert done.returncode == 0, done.stderr
+    found = re.fullmatch(r"(\d+) events of Postfix, (\d+) recorded, (\d+) dropped by the kernel\n", done.stdout)
+    assert found, done.stdout
+    told, recorded, dropped = map(int, found.groups())
+    more = {name: int(number) for name, number in re.findall(r"(\w+)=(-?\d+)\b", done.stderr)}
+    assert told == events + LONGER
+    assert dropped + more["undelivered"] == pair.lost()
+    assert recorded == told - pair.lost()
+    assert more["missing"] == 0
+    assert dropped >= LONGER - QUEUE - 1
+    tell(("Postfix 3.10", "tlsrpt follow", f"{told} events", f"{recorded} recorded, {dropped} dropped"))
 
 
 def test_policy_process_that_pauses_delays_mail_as_long(pair: Pair, tell: Callable[[Line], None]) -> None:
@@ -218,11 +239,7 @@ def test_session_cache_of_debian_hides_sessions(laboratory: Laboratory, tell: Ca
 def test_reuse_without_tlsproxy_defers_mail(laboratory: Laboratory, tell: Callable[[Line], None]) -> None:
     """Connections with TLS are used again only where master.cf has tlsproxy; without it no mail goes out over TLS."""
     with _running(laboratory, "proxy", "127.0.0.4", {"smtp_tls_connection_reuse": "yes"}) as pair:
-        services = pair.server.root / "etc/postfix/master.cf"
-        kept = [line for line in services.read_text().splitlines() if not line.startswith("tlsproxy")]
-        services.write_text("\n".join([*kept, ""]))
-        os.kill(pair.server.process.pid, signal.SIGHUP)
-        pair.server.wait(lambda: any("reload" in line for line in pair.server.log()))
+        pair.server.remove_service("tlsproxy")
         first = pair.deliver("plain.example")
         assert (first.status, first.text) == ("deferred", "Cannot start TLS: handshake failure")
         assert pair.recorded("plain.example") == 0

@@ -137,6 +137,21 @@ def test_a_log_that_was_never_followed_is_followed_from_its_end(
     assert process.exitcode == 0
 
 
+def test_a_log_that_was_not_there_yet_is_followed_from_its_beginning(
+    settings: config.Config, start_recorder: StartRecorder, start_follower: Callable[..., BaseProcess]
+) -> None:
+    """Also where the follower that waited for it was killed before it could read any of it."""
+    start_recorder(settings)
+    state = pathlib.Path(settings.recorder.journal).parent / "follower"
+    killed = start_follower(settings)
+    wait_until(lambda: state.exists() and any(path.stat().st_size for path in state.iterdir()))
+    killed.kill()
+    killed.join(WITHIN)
+    write(settings, lines(0))
+    start_follower(settings)
+    wait_until(lambda: domains(settings) == names(0))
+
+
 ROUNDS = 40
 SEED = 7672
 

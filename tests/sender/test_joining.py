@@ -78,6 +78,8 @@ NOT_OFFERED = "TLS is required, but was not offered by host {}"
 ONE = ("a.example", "mx.example", "Trusted", None)
 TWO = "mx2.example[2001:db8::2]"
 WRONG_NAME = "server certificate verification failed for mx.example[192.0.2.1]:25: num=62:hostname mismatch"
+NO_PROXY = "warning: connect to private/tlsproxy service: Connection refused"
+NO_HANDSHAKE = "Cannot start TLS: handshake failure"
 NOT_VERIFIED = "Server certificate not verified"
 
 CASES: list[tuple[str, list[str], list[tuple[str, str | None, str | None, str | None]]]] = [
@@ -212,11 +214,62 @@ CASES: list[tuple[str, list[str], list[tuple[str, str | None, str | None, str | 
         [("a.example", "mx.example", "Untrusted", "certificate-host-mismatch")],
     ),
     (
+        "with connection reuse, tlsproxy knows about TLSA records",
+        [
+            *of(
+                9,
+                "warning: mx.example[192.0.2.1]:25: all TLSA records unusable, fallback to unauthenticated TLS",
+                WRONG_NAME,
+                program="postfix/tlsproxy",
+            ),
+            *of(1, established(), to("u@a.example")),
+        ],
+        [("a.example", "mx.example", "Trusted", "(tlsa-invalid)")],
+    ),
+    (
         "with connection reuse, tlsproxy knows about handshakes",
         [
             *of(9, "SSL_connect error to mx.example[192.0.2.1]:25: -1", program="postfix/tlsproxy"),
             *of(1, *[to(user, "Cannot start TLS: handshake failure") for user in ("u@a.example", "v@a.example")]),
         ],
+        [("a.example", "mx.example", None, "validation-failure")],
+    ),
+    (
+        "without tlsproxy no server is to blame, however many there are",
+        of(
+            1,
+            NO_PROXY,
+            f"4F5C925602B: {NO_HANDSHAKE}",
+            NO_PROXY,
+            *[to(user, NO_HANDSHAKE, server=TWO) for user in ("u@a.example", "v@a.example")],
+        ),
+        [],
+    ),
+    (
+        "without tlsproxy only the server before is to blame",
+        of(
+            1,
+            "SSL_connect error to mx.example[192.0.2.1]:25: -1",
+            f"4F5C925602B: {NO_HANDSHAKE}",
+            NO_PROXY,
+            *[to(user, NO_HANDSHAKE, server=TWO) for user in ("u@a.example", "v@a.example")],
+        ),
+        [("a.example", "mx.example", None, "validation-failure")],
+    ),
+    (
+        "without tlsproxy, but in plaintext; the next one is to blame",
+        of(
+            1,
+            NO_PROXY,
+            f"4F5C925602B: {NO_HANDSHAKE}",
+            to("u@a.example"),
+            to("u@b.example", NO_HANDSHAKE, queue_id="5F5C925602B"),
+        ),
+        [("a.example", "mx.example", None, None), ("b.example", "mx.example", None, "validation-failure")],
+    ),
+    (
+        "with tlsproxy there again, one is",
+        of(1, NO_PROXY, to("u@a.example", NO_HANDSHAKE), to("u@a.example", NO_HANDSHAKE, queue_id="5F5C925602B")),
         [("a.example", "mx.example", None, "validation-failure")],
     ),
     (

@@ -171,6 +171,8 @@ EVENTS = [
         postfixlog.NotReported(full=False),
     ),
     ("dies", "fatal: watchdog timeout", postfixlog.Died()),
+    ("no tlsproxy", "warning: connect to private/tlsproxy service: No such file or directory", postfixlog.NoProxy()),
+    ("another service", "warning: connect to private/anvil service: No such file or directory", None),
     ("our own trouble", f"{DEFERRED}(TLS is required, but our TLS engine is unavailable)", delivery(sent=False)),
     ("a warning", "warning: TLS library problem: error:0A00010B:SSL routines::wrong version number", None),
     ("something of a message", "4F5C925602B: host mx.example[192.0.2.1] said: TLS is required, but", None),
