@@ -38,7 +38,7 @@ def is_known(command: str) -> bool:
             return is_tlsrpt(arguments)
         case "make":
             targets = re.findall(r"^([a-z0-9]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
-            return set(arguments) <= set(targets)
+            return {argument for argument in arguments if "=" not in argument} <= set(targets)
         case name:
             return name in {"python3", "pip", "ln", "cp", "systemctl", "sysctl", "docker", "git", "cd"}
 
