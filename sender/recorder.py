@@ -156,12 +156,13 @@ def _socket(
 def _come_first() -> bool:
     """Be scheduled before all else, where the system lets this process: the kernel's queue holds but milliseconds.
 
+    The thread that syncs inherits it: were it held up while it has the interpreter's lock, so would be who receives.
+
     Returns:
         Whether it does (``CAP_SYS_NICE``, or ``LimitRTPRIO=`` of systemd).
     """
-    policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK  # neither the thread that syncs
     with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, policy, os.sched_param(os.sched_get_priority_min(os.SCHED_FIFO)))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(os.sched_get_priority_min(os.SCHED_FIFO)))
         return True
     return False
 

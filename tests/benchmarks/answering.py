@@ -17,6 +17,8 @@ from policy import role
 from sender import config
 from tests.benchmarks import asking, measure, outside, peers, processes, recording, roundtrips
 
+PEER = "postfix-mta-sts-resolver"
+
 CACHED = 200
 """Domains that are asked for again and again."""
 
@@ -102,7 +104,7 @@ def _peer(scratch: pathlib.Path, where: outside.Outside) -> Iterator[pathlib.Pat
     """Run postfix-mta-sts-resolver; yield the path of its socket."""
     if not where.policies or shutil.which("unshare") is None:
         raise measure.CannotError("a peer that keeps no answers but policies needs policy hosts: root, and unshare")
-    command = peers.installed("postfix-mta-sts-resolver") / "mta-sts-daemon"
+    command = peers.installed(PEER) / "mta-sts-daemon"
     path, settings, resolving = scratch / "peer.sock", scratch / "peer.yml", scratch / "resolv.conf"
     settings.write_text(
         f"path: {path}\ncache_grace: 86400\ncache: {{type: internal}}\ndefault_zone: {{timeout: 30, tlsrpt: true}}\n"
@@ -140,6 +142,7 @@ def _against_bare(place: measure.Place, *, taken: Taken) -> Iterator[measure.Rou
 def _against_peer(place: measure.Place, *, connections: int) -> Iterator[measure.Round]:
     """Measure what is ready against the peer."""
     questions = _questions(range(0, 4 * CACHED, 4))
+    peers.installed(PEER)  # from outside of the namespace
     with (
         outside.running(place.scratch, 4 * CACHED) as where,
         _peer(place.scratch, where) as peer_path,

@@ -292,7 +292,7 @@ BENCHMARKS = (
         unit="reports/s",
         yardstick="aiohttp alone posts them",
         target=0.6,
-        guard=0.3,
+        guard=0.2,
         prepare=_posting,
     ),
 )
