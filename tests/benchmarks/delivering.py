@@ -284,7 +284,6 @@ BENCHMARKS = (
         target=0.5,
         guard=0.2,
         prepare=_mailing,
-        known="making and signing a message takes two thirds of the time that sending it takes",
     ),
     measure.Benchmark(
         id="deliver-https",
