@@ -22,18 +22,11 @@ BUSY_TIMEOUT = 30.0
 """Seconds to wait for another writer of the same SQLite file: a batch of the tally takes well under one."""
 
 
-CACHE = 64 * 1024
-"""KiB of pages that a connection keeps: with SQLite's 2 MB, a domain costs a third more where there are a million."""
-
 FILE_MODE = 0o640
 """Of a new SQLite file, and so of its log: whom we send mail to is nobody else's business."""
 
 Connection = sa.Connection
 """What the statements of this package run on; a name for conductors, who do not import SQLAlchemy."""
-
-
-DatabaseError = exc.SQLAlchemyError
-"""What a statement raises within a transaction, before it becomes a :class:`StoreError` outside of it."""
 
 
 class StoreError(Exception):
@@ -127,7 +120,6 @@ def _engine(url: str) -> sa.Engine:
 def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions are begun by _on_begin, not by the driver
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute(f"PRAGMA cache_size = -{CACHE}")  # negative: KiB
     connection.execute("PRAGMA synchronous = FULL")  # a report that was sent must not be built again with another id
 
 
