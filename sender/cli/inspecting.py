@@ -36,8 +36,7 @@ def pending(domain: running.Domain = None, *, json: running.Json = False, config
         with store.read() as connection:
             days = list(listings.pending_days(connection, domain, most))
             due = list(listings.pending_deliveries(connection, domain, most))
-            more = listings.number_of_pending_days(connection, domain) - len(days)
-            more += listings.number_of_deliveries(connection, domain, settled=False) - len(due)
+            more = 0 if json else listings.number_of_pending(connection, domain) - len(days) - len(due)
             malformed = listings.malformed(connection)
         if json:
             document = {
@@ -70,8 +69,9 @@ def _print_pending(days: "list[listings.PendingDay]", due: "list[deliveries.Deli
 def _print_malformed(malformed: list[tuple[dt.date, str, int]]) -> None:
     import rich.console
 
+    console = rich.console.Console()
     for day, reason, number in malformed:
-        rich.console.Console().print(
+        console.print(
             f"{day}: {number:,} session results could not be read: {reason} (malformed.ndjson in the journal)"
         )
 
@@ -85,7 +85,7 @@ def history(domain: running.Domain = None, *, json: running.Json = False, config
         store = engine.open_store(running.settings(config).store.url)
         with store.read() as connection:
             settled = list(listings.settled_deliveries(connection, domain, None if json else MAX_ROWS))
-            more = listings.number_of_deliveries(connection, domain, settled=True) - len(settled)
+            more = 0 if json else listings.number_of_deliveries(connection, domain, settled=True) - len(settled)
         if json:
             typer.echo(rows.dumps({"deliveries": [rows.settled_delivery(row) for row in settled]}))
         else:

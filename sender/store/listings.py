@@ -38,9 +38,10 @@ def pending_days(connection: sa.Connection, domain: str | None = None, most: int
         yield PendingDay(*row)
 
 
-def number_of_pending_days(connection: sa.Connection, domain: str | None = None) -> int:
-    """Return how many :func:`pending_days` yields without a limit."""
-    return connection.execute(sa.select(sa.func.count()).where(*_pending(domain))).scalar_one()
+def number_of_pending(connection: sa.Connection, domain: str | None = None) -> int:
+    """Return how many :func:`pending_days` and :func:`pending_deliveries` yield without a limit."""
+    days = connection.execute(sa.select(sa.func.count()).where(*_pending(domain))).scalar_one()
+    return days + number_of_deliveries(connection, domain, settled=False)
 
 
 def _pending(domain: str | None) -> list[sa.ColumnElement[bool]]:

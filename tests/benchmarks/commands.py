@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from sender import counting
 from sender.store import counts, engine
-from tests.benchmarks import measure, recording, traffic
+from tests.benchmarks import installation, measure, traffic
 
 RUNS = 5
 """Of each in a round."""
@@ -67,8 +67,8 @@ def _pending(place: measure.Place) -> Iterator[measure.Round]:
 
 def filled(scratch: pathlib.Path, domains: int) -> pathlib.Path:
     """Make a store of many domain-days, up to today; return the configuration that names it."""
-    settings, path = recording.configured(scratch), scratch / "tlsrpt.toml"
-    path.write_text(recording.text(scratch))
+    settings, path = installation.configured(scratch), scratch / "tlsrpt.toml"
+    path.write_text(installation.text(scratch))
     store, today = engine.open_store(settings.store.url), dt.datetime.now(dt.UTC).date()
     counted = counting.count(collections.Counter(traffic.datagrams(domains, domains)))
     for day in range(DAYS):

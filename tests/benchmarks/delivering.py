@@ -15,7 +15,6 @@ import json
 import pathlib
 import socket
 import ssl
-import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
@@ -28,7 +27,7 @@ from policy import tlsrpt
 from sender import config, counting, daily, delivering, report
 from sender.demo import certificates, receivers
 from sender.store import deliveries, engine, reports
-from tests.benchmarks import measure, processes, recording, traffic
+from tests.benchmarks import dnswire, installation, measure, processes, traffic
 
 MAILS = 2000
 
@@ -102,26 +101,13 @@ class _Names(asyncio.DatagramProtocol):
     """A DNS server that takes as little time as a real one: it answers A, and knows nothing else."""
 
     def __init__(self, known: Mapping[str, bytes]) -> None:
-        self._known = {_wire(name): address for name, address in known.items()}
+        self._known = {dnswire.name(name.split(".")) + b"\0\1\0\1": address for name, address in known.items()}
 
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override] # of UDP
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        end = data.index(b"\0", HEADER) + 1
-        question, asked = data[HEADER : end + 4], data[end : end + 2]
-        found = self._known.get(data[HEADER:end]) if asked == b"\0\1" else None
-        answer = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + found if found else b""
-        counts = struct.pack("!HHHH", 1, 1 if found else 0, 0, 0)
-        self._transport.sendto(data[:2] + b"\x81\x80" + counts + question + answer, addr)
-
-
-HEADER = 12
-"""Octets before the question (RFC 1035 section 4.1.1)."""
-
-
-def _wire(name: str) -> bytes:
-    return b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + b"\0"
+        self._transport.sendto(dnswire.reply(data, self._known.get(dnswire.question(data), b"")), addr)
 
 
 async def _take(request: web.Request) -> web.Response:
@@ -176,7 +162,7 @@ def _mailing(place: measure.Place) -> Iterator[measure.Round]:
     key = place.scratch / "dkim.pem"
     key.write_bytes(certificates.dkim_key().private_pem)
     with started(place.scratch, relay) as ports:
-        settings = recording.configured(
+        settings = installation.configured(
             place.scratch,
             f'[mail]\nrelay = "smtp://127.0.0.1:{ports["mail"]}"\ndkim_selector = "{SELECTOR}"\ndkim_key = "{key}"',
         )
@@ -224,7 +210,7 @@ def _posting(place: measure.Place) -> Iterator[measure.Round]:
     ca_file = authority.write_ca(place.scratch / "ca.pem")
     context = certificates.server_context(authority.issue((f"*.{RECEIVERS}",)))
     with started(place.scratch, functools.partial(web_hosts, addresses, context)) as ports:
-        settings = recording.configured(
+        settings = installation.configured(
             place.scratch,
             f'[dns]\nnameservers = ["127.0.0.1:{ports["dns"]}"]\n[https]\nca_file = "{ca_file}"\nallow_private = true',
         )

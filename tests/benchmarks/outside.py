@@ -1,6 +1,6 @@
 """The internet of the policy socket, cheap enough to leave the processors to what is measured: DNS and policy hosts.
 
-Domains are ``d0.example``, ``d1.example``...; as in ``traffic``, every fourth has an MTA-STS policy, and every fourth
+Domains are ``d0.example``, ``d1.example``...; every fourth has an MTA-STS policy, and every fourth
 DNSSEC and TLSA records. The port of policy hosts is 443, so there are some only as root, in a network namespace
 (``tests.lab.namespace``); elsewhere no domain has a policy.
 """
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import uvloop
 
 from sender.demo import certificates
-from tests.benchmarks import processes
+from tests.benchmarks import dnswire, processes
 from tests.lab import namespace
 
 HOST = "127.0.0.1"
@@ -27,8 +27,6 @@ NAME_PORT = 53
 """In the namespace: peers ask no other one."""
 
 HTTPS_PORT = 443
-
-A, MX, TXT, AAAA, TLSA = 1, 15, 16, 28, 52
 
 MTA_STS = ("_mta-sts",)
 
@@ -76,9 +74,7 @@ def secure(number: int) -> bool:
 
 def question(number: int, labels: tuple[str, ...], kind: int) -> bytes:
     """Return a question of the DNS (RFC 1035 section 4.1.2) about a name below a domain."""
-    parts = (*labels, *name(number).split("."))
-    octets = b"".join(bytes((len(part),)) + part.encode() for part in parts)
-    return b"%b\0%b\0\1" % (octets, kind.to_bytes(2, "big"))
+    return b"%b%b\0\1" % (dnswire.name([*labels, *name(number).split(".")]), kind.to_bytes(2))
 
 
 @contextlib.contextmanager
@@ -129,38 +125,28 @@ class _Names(asyncio.DatagramProtocol):
 
 _OURS = re.compile(rb"(?P<labels>.*).d(?P<number>[0-9]+)\x07example\x00(?P<kind>..)\x00\x01", re.DOTALL)
 
-_OPT = b"\0\0\x29\x04\xd0\0\0\x80\0\0\0"
-"""EDNS of the answer (RFC 6891 section 6.1.2): 1232 octets, DO."""
-
 
 def _answer(outside: Outside, query: bytes) -> bytes:
     """Answer as a recursive resolver that validates does; what it does not know does not exist."""
-    end = query.index(b"\0", 12) + 5
-    asked = query[12:end]
-    match = _OURS.fullmatch(asked)
+    match = _OURS.fullmatch(dnswire.question(query))
     number = int(match["number"]) if match else 0
     found = _records(outside, number).get((match["labels"], match["kind"][1])) if match else None
-    edns = query[10:12] != b"\0\0"
-    return b"%b\x81%b\0\1\0%b\0\0\0%b%b%b%b" % (
-        query[:2],
-        bytes((0x80 | (0x20 if secure(number) else 0) | (3 if found is None else 0),)),
-        b"\1" if found else b"\0",
-        b"\1" if edns else b"\0",
-        asked,
-        b"\xc0\x0c%b\0\1\0\0\x0e\x10%b%b" % (asked[-4:-2], len(found).to_bytes(2, "big"), found) if found else b"",
-        _OPT if edns else b"",
-    )
+    return dnswire.reply(query, found, secure=secure(number))
 
 
 def _records(outside: Outside, number: int) -> dict[tuple[bytes, int], bytes]:
     """Return a domain's records, by labels before it and type; empty: the name has others."""
     mx = b"\2mx"
-    records = {(b"", MX): b"\0\x0a\2mx\xc0\x0c", (mx, A): socket.inet_aton(HOST), (mx, AAAA): b""}
+    records = {
+        (b"", dnswire.MX): b"\0\x0a\2mx\xc0\x0c",
+        (mx, dnswire.A): socket.inet_aton(HOST),
+        (mx, dnswire.AAAA): b"",
+    }
     if secure(number):
-        records[b"\3_25\4_tcp\2mx", TLSA] = b"\3\1\1" + bytes(32)
+        records[b"\3_25\4_tcp\2mx", dnswire.TLSA] = b"\3\1\1" + bytes(32)
     if outside.has_policy(number):
-        records[b"\x08_mta-sts", TXT] = bytes((len(_RECORD),)) + _RECORD
-        records |= {(b"\x07mta-sts", A): socket.inet_aton(HOST), (b"\x07mta-sts", AAAA): b""}
+        records[b"\x08_mta-sts", dnswire.TXT] = dnswire.text(_RECORD)
+        records |= {(b"\x07mta-sts", dnswire.A): socket.inet_aton(HOST), (b"\x07mta-sts", dnswire.AAAA): b""}
     return records
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 from sender import config, recorder, roles, tally
 from sender.store import engine
-from tests.benchmarks import measure, peers, processes, reporting, traffic
+from tests.benchmarks import installation, measure, peers, processes, reporting, traffic
 from tests.lab import namespace
 
 DATAGRAMS = 500_000
@@ -25,28 +25,6 @@ DATAGRAMS = 500_000
 SHORT = 200_000
 
 DOMAINS = 20_000
-
-
-def configured(scratch: pathlib.Path, more: str = "") -> config.Config:
-    """Return a configuration whose files are all in a folder."""
-    return config.parse(text(scratch, more), {})
-
-
-def text(scratch: pathlib.Path, more: str = "") -> str:
-    """Return it as TOML."""
-    return f"""
-[organization]
-domain = "sender.example"
-contact = "postmaster@sender.example"
-[recorder]
-socket = "{scratch}/tlsrpt.sock"
-journal = "{scratch}/journal"
-[store]
-url = "sqlite:///{scratch}/tlsrpt.db"
-[policy]
-listen = []
-{more}
-"""
 
 
 def bare(path: pathlib.Path) -> None:
@@ -75,7 +53,7 @@ def journaled(settings: config.Config) -> int:
 @contextlib.contextmanager
 def _blocking(place: measure.Place) -> Iterator[measure.Round]:
     lines = traffic.datagrams(SHORT if place.short else DATAGRAMS, DOMAINS)
-    settings = configured(place.scratch)
+    settings = installation.configured(place.scratch)
     path = pathlib.Path(settings.recorder.socket)
 
     def one_round() -> measure.Sample:
@@ -101,7 +79,7 @@ def _peer(place: measure.Place) -> Iterator[measure.Round]:
     peers.installed("tlsrpt-reporter")
     lines = traffic.datagrams(SHORT, DOMAINS)
     few = lines[:PEER_DATAGRAMS]
-    settings = configured(place.scratch)
+    settings = installation.configured(place.scratch)
     path = pathlib.Path(settings.recorder.socket)
 
     def one_round() -> measure.Sample:
@@ -136,7 +114,7 @@ SHORT_SECONDS = 3.0
 @contextlib.contextmanager
 def _pouring(pour: Pour, place: measure.Place) -> Iterator[measure.Round]:
     lines = traffic.datagrams(int(pour.rate * (SHORT_SECONDS if place.short else pour.seconds)), DOMAINS)
-    settings = configured(place.scratch)
+    settings = installation.configured(place.scratch)
     path = pathlib.Path(settings.recorder.socket)
     busy = place.scratch / "busy"
     reporting.tallied(busy, DOMAINS, dt.datetime.now(dt.UTC))
@@ -177,10 +155,10 @@ def _tally(folder: pathlib.Path) -> None:
 def _report(folder: pathlib.Path) -> None:
     while True:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            settings = configured(pathlib.Path(scratch), '[dns]\nnameservers = ["127.0.0.1"]')
+            settings = installation.configured(pathlib.Path(scratch), reporting.NO_DNS)
             shutil.copy(folder / "tallied.db", f"{scratch}/tlsrpt.db")
             store = engine.open_store(settings.store.url)
-            asyncio.run(reporting.run(settings, store, dt.datetime.now(dt.UTC), reporting.Remembered(["127.0.0.1"])))
+            asyncio.run(reporting.run(settings, store, dt.datetime.now(dt.UTC), reporting.Remembered(reporting.NOBODY)))
             store.close()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import uvloop
 
-from tests.benchmarks import outside
+from tests.benchmarks import dnswire, outside
 
 _QUERY = b"%b\1\x20\0\1\0\0\0\0\0\1%b" + b"\0\0\x29\x04\xd0\0\0\x80\0\0\0"
 """RD and AD set, one question, EDNS with DO."""
@@ -41,18 +41,18 @@ class _Names(asyncio.DatagramProtocol):
 
 
 async def _dane(names: _Names, number: int) -> None:
-    await names.ask(number, (), outside.MX)
+    await names.ask(number, (), dnswire.MX)
     if outside.secure(number):
         await _addresses(names, number, outside.MX_HOST)
-        await names.ask(number, outside.TLSA_BASE, outside.TLSA)
+        await names.ask(number, outside.TLSA_BASE, dnswire.TLSA)
 
 
 async def _addresses(names: _Names, number: int, host: tuple[str, ...]) -> None:
-    await asyncio.gather(names.ask(number, host, outside.AAAA), names.ask(number, host, outside.A))
+    await asyncio.gather(names.ask(number, host, dnswire.AAAA), names.ask(number, host, dnswire.A))
 
 
 async def _mta_sts(names: _Names, number: int, tls: ssl.SSLContext, *, policy: bool) -> None:
-    await names.ask(number, outside.MTA_STS, outside.TXT)
+    await names.ask(number, outside.MTA_STS, dnswire.TXT)
     if policy:
         await _addresses(names, number, outside.POLICY_HOST)
         host = f"{outside.POLICY_HOST[0]}.{outside.name(number)}"

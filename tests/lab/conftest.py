@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import shutil
@@ -105,6 +106,11 @@ class Laboratory:
     def authority(self) -> certificates.Authority:
         """Whom everybody trusts."""
         return self.world.authority
+
+    @property
+    def serving(self) -> Callable[..., contextlib.AbstractContextManager[product.Tlsrpt]]:
+        """What runs tlsrpt here: ``product.serving``, which still takes folder and queue, and by name the rest."""
+        return functools.partial(product.serving, nameserver=self.nameserver, authority=self.authority, key=self.key)
 
 
 @pytest.fixture(scope="session")

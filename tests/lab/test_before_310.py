@@ -64,16 +64,7 @@ def _running(
             "mail": {"relay": f"smtp://{listen}:25"},
         }
         tlsrpt = stack.enter_context(
-            product.serving(
-                folder,
-                queue,
-                laboratory.nameserver,
-                laboratory.authority,
-                laboratory.key,
-                ROLES,
-                more=more,
-                programs=written.programs if written else None,
-            )
+            laboratory.serving(folder, queue, roles=ROLES, more=more, programs=written.programs if written else None)
         )
         server = stack.enter_context(
             postfix.running(
@@ -224,16 +215,7 @@ def _read_once(laboratory: Laboratory, pair: Pair, log: str) -> list[str]:
     folder = pathlib.Path(tempfile.mkdtemp(prefix="once-", dir=laboratory.folder))
     (folder / "run/tlsrpt").mkdir(parents=True)
     more = {"policy": {"listen": [f"unix:{pair.tlsrpt.policy_socket}"]}}
-    with product.serving(
-        folder,
-        folder,
-        laboratory.nameserver,
-        laboratory.authority,
-        laboratory.key,
-        ("recorder",),
-        more=more,
-        programs=pair.tlsrpt.programs,
-    ) as tlsrpt:
+    with laboratory.serving(folder, folder, roles=("recorder",), more=more, programs=pair.tlsrpt.programs) as tlsrpt:
         done = tlsrpt.run("follow", log, "--once")
         assert done.returncode == 0, done.stderr
         found = re.match(r"(\d+) sessions handed to the recorder", done.stdout)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.lab import day, exim, eximrows, expected, product, roots, rows, scenarios
+from tests.lab import day, exim, eximrows, expected, roots, rows, scenarios
 from tests.lab.conftest import Laboratory, Line
 
 LISTEN = "127.0.0.5"
@@ -31,14 +31,7 @@ def run(request: pytest.FixtureRequest, exim_496: pathlib.Path, laboratory: Labo
     exim.prepare(root)
     planned = [eximrows.site(site) for site in laboratory.sites]
     with (
-        product.serving(
-            folder,
-            root,
-            laboratory.nameserver,
-            laboratory.authority,
-            laboratory.key,
-            more=exim.settings(root, LISTEN),
-        ) as tlsrpt,
+        laboratory.serving(folder, root, more=exim.settings(root, LISTEN)) as tlsrpt,
         exim.running(
             root,
             laboratory.authority.ca_pem,

@@ -83,14 +83,7 @@ def pair(exim_496: pathlib.Path, laboratory: Laboratory) -> Iterator[Pair]:
     root = roots.copy(exim_496, folder / "root")
     exim.prepare(root)
     with (
-        product.serving(
-            folder,
-            root,
-            laboratory.nameserver,
-            laboratory.authority,
-            laboratory.key,
-            more=exim.settings(root, LISTEN),
-        ) as tlsrpt,
+        laboratory.serving(folder, root, more=exim.settings(root, LISTEN)) as tlsrpt,
         exim.running(root, laboratory.authority.ca_pem, listen=LISTEN) as server,
     ):
         running = Pair(server, tlsrpt)

@@ -29,7 +29,7 @@ def run(request: pytest.FixtureRequest, laboratory: Laboratory) -> Iterator[day.
     queue = postfix.prepare(root)
     settings = {**postfix.SENDING, "smtp_tls_connection_reuse": "yes" if reuse else "no"}
     with (
-        product.serving(folder, queue, laboratory.nameserver, laboratory.authority, laboratory.key) as tlsrpt,
+        laboratory.serving(folder, queue) as tlsrpt,
         postfix.running(root, SNIPPET, laboratory.authority.ca_pem, settings=settings) as server,
     ):
         yield day.spend(

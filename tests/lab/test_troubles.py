@@ -89,7 +89,7 @@ def _running(
     root = roots.copy(laboratory.root, folder / "root")
     queue = postfix.prepare(root)
     with (
-        product.serving(folder, queue, laboratory.nameserver, laboratory.authority, laboratory.key) as tlsrpt,
+        laboratory.serving(folder, queue) as tlsrpt,
         postfix.running(
             root, SNIPPET, laboratory.authority.ca_pem, listen=listen, settings=SETTINGS, mistakes=mistakes
         ) as server,
