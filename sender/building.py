@@ -7,15 +7,17 @@ Domain-days come in batches, so memory does not grow with their number, but for 
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import datetime as dt
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 import structlog
 
 from policy import discovery, resolver, tlsrpt
 from sender import config, counting, decision, loopguard, report, session
-from sender.store import deliveries, engine, hosts, reports, schema
+from sender.store import deliveries, engine, hosts, locks, reports, schema
 
 log = structlog.get_logger()
 
@@ -66,6 +68,10 @@ class Told:
     report_id: str
 
 
+_Batch = tuple[list[reports.DomainDay], Mapping[reports.DomainDay, int]]
+"""Domain-days, and how many report mails can be among the sessions of each."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Builder:
     """What building needs, put together once."""
@@ -75,8 +81,10 @@ class Builder:
     identity: config.Identity
     settings: config.Report
     chance: Chance
+    clock: Callable[[], dt.datetime]
+    """Tells the time, aware."""
 
-    async def build(self, due: Due, *, domain: str | None = None) -> AsyncIterator[Decided | Told]:
+    async def build(self, due: Due, *, domain: str | None = None) -> AsyncGenerator[Decided | Told]:
         """Decide about every closed domain-day, and yield what became of each.
 
         Args:
@@ -86,11 +94,18 @@ class Builder:
         Raises:
             store.engine.StoreError: the store cannot be used; what was yielded is done.
         """
-        async for batch in self.decide(domain=domain):
-            with self.store.write() as connection:
-                kept = self._keep(connection, batch, due)
-            for decided in kept:
-                yield decided
+
+        def claim(after: reports.DomainDay | None) -> _Batch:
+            def work(connection: engine.Connection) -> _Batch:
+                batch = reports.claim(connection, self.clock(), BATCH, after=after, domain=domain)
+                return batch, _mailed(connection, batch)
+
+            return self.store.change(work)
+
+        async with contextlib.aclosing(self._decide_all(claim, self._release)) as batches:
+            async for batch in batches:
+                for decided in self.store.change(functools.partial(self._keep, batch=batch, due=due)):
+                    yield decided
         async for told in self._tell_hosts(due, domain):
             yield told
 
@@ -101,24 +116,43 @@ class Builder:
             domain: only about this recipient domain.
             last: as if all days up to this one were closed.
         """
-        ahead: collections.deque[asyncio.Task[list[Decided]]] = collections.deque()
+
+        def look(after: reports.DomainDay | None) -> _Batch:
+            with self.store.read() as connection:
+                batch = reports.undecided(connection, BATCH, after=after, domain=domain, last=last)
+                return batch, _mailed(connection, batch)
+
+        async for decided in self._decide_all(look, lambda _: None):
+            yield decided
+
+    async def _decide_all(
+        self, take: Callable[[reports.DomainDay | None], _Batch], put_back: Callable[[list[reports.DomainDay]], None]
+    ) -> AsyncGenerator[list[Decided]]:
+        """Yield decisions batch by batch; what was taken and not yielded is put back."""
+        ahead: collections.deque[tuple[list[reports.DomainDay], asyncio.Task[list[Decided]]]] = collections.deque()
         after: reports.DomainDay | None = None
         more = True
         try:
             while more or ahead:
                 while more and len(ahead) < AHEAD:
-                    with self.store.read() as connection:
-                        batch = reports.undecided(connection, BATCH, after=after, domain=domain, last=last)
-                        mailed = _mailed(connection, batch)
+                    batch, mailed = take(after)
                     more = len(batch) == BATCH
                     if batch:
                         after = batch[-1]
-                        ahead.append(asyncio.create_task(self._decided(batch, mailed)))
+                        ahead.append((batch, asyncio.create_task(self._decided(batch, mailed))))
                 if ahead:
-                    yield await ahead.popleft()
+                    yield await ahead[0][1]
+                    ahead.popleft()
         finally:
-            for task in ahead:
+            for _, task in ahead:
                 task.cancel()
+            put_back([one for batch, _ in ahead for one in batch])
+
+    def _release(self, claimed: list[reports.DomainDay]) -> None:
+        """Give leases back at the end; where that cannot be done, they expire."""
+        if claimed:
+            with contextlib.suppress(engine.StoreError):
+                self.store.change(lambda connection: reports.release(connection, claimed))
 
     async def _decided(
         self, batch: Sequence[reports.DomainDay], mailed: Mapping[reports.DomainDay, int]
@@ -221,13 +255,17 @@ class Builder:
             asking = [
                 (one, _rua(lookups[one.host])) for one in batch if not isinstance(lookups[one.host], decision.Later)
             ]
-            with self.store.write() as connection:
-                hosts.mark_all_told(connection, [one for one, rua in asking if not rua])
-                told = [self._tell(connection, one, rua, due) for one, rua in asking if rua]
-            for one in told:
+            for one in self.store.change(functools.partial(self._tell_all, asking=asking, due=due)):
                 if one is not None:
                     yield one
             after = batch[-1]
+
+    def _tell_all(
+        self, connection: engine.Connection, asking: Sequence[tuple[hosts.HostDay, Sequence[tlsrpt.Rua]]], due: Due
+    ) -> list[Told | None]:
+        locks.alone(connection, locks.Only.TELLING_HOSTS)
+        hosts.mark_all_told(connection, [one for one, rua in asking if not rua])
+        return [self._tell(connection, one, rua, due) for one, rua in asking if rua]
 
     def _tell(
         self, connection: engine.Connection, host_day: hosts.HostDay, rua: Sequence[tlsrpt.Rua], due: Due
@@ -239,7 +277,7 @@ class Builder:
         if isinstance(made, decision.Wait):
             return None
         if not hosts.mark_told(connection, host_day, shares):
-            raise engine.StoreError(f"another process told {host_day.host} meanwhile: this batch is built again")
+            raise engine.ConflictError(f"another process told {host_day.host} meanwhile")
         if made is None:
             return None
         self._add(connection, [(made, rua)], due)

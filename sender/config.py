@@ -61,12 +61,17 @@ class Recorder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     journal: str = "/var/lib/tlsrpt/journal"
     exim_socket: str = ""
     """Where Exim's events come in (``conf/exim``), with the same mode and group; empty: there is no Exim."""
+    host: str = ""
+    """What this host is called where hosts are listed; empty: the name the machine has."""
 
 
 class Store(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[store]``: where the counts are."""
 
     url: str = "sqlite:////var/lib/tlsrpt/tlsrpt.db"
+    """``sqlite:////path``, or ``postgresql://user@host/database`` for several hosts."""
+    flush: int = 1
+    """Seconds between two looks of the tally at the journal: how fresh counts are, and how often they are written."""
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,6 +79,8 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     settle: int = 300
     """Seconds after midnight UTC before a day closes."""
+    wait_for_hosts: int = 14400
+    """Seconds after midnight UTC that a day waits for hosts that were alive on it and are not tallied past it."""
     spread: int = 14400
     """Deliveries are spread over so many seconds (RFC 8460 section 4.1)."""
     retry_for: int = 86400
@@ -238,19 +245,21 @@ def _cure(what: str) -> str:
 
 
 _RANGES = {
-    "settle": (0, 86_400),
-    "spread": (0, 86_400),
-    "retry_for": (0, 30 * 86_400),
-    "keep_days": (1, 3_650),
+    ("report", "settle"): (0, 86_400),
+    ("report", "wait_for_hosts"): (0, 86_400),
+    ("report", "spread"): (0, 86_400),
+    ("report", "retry_for"): (0, 30 * 86_400),
+    ("report", "keep_days"): (1, 3_650),
+    ("store", "flush"): (1, 3_600),
 }
 
 
 def _check(config: Config, source: str) -> None:
     """Check what types cannot say; a report later than a day after its day, say, is of no use to anybody."""
-    for key, (least, most) in _RANGES.items():
-        value = getattr(config.report, key)
+    for (section, key), (least, most) in _RANGES.items():
+        value = getattr(getattr(config, section), key)
         if not least <= value <= most:
-            raise ConfigError(f"{source}: report.{key} = {value}: give a number from {least} to {most}")
+            raise ConfigError(f"{source}: {section}.{key} = {value}: give a number from {least} to {most}")
     for section, mode in (("recorder", config.recorder.socket_mode), ("policy", config.policy.socket_mode)):
         if not re.fullmatch(r"0?[0-7]{3}", mode):
             raise ConfigError(

@@ -8,6 +8,7 @@ import asyncio
 import collections
 import dataclasses
 import datetime as dt
+import functools
 import math
 from collections.abc import Callable, Coroutine
 
@@ -80,10 +81,12 @@ class Courier:
         return notes.noted
 
     def _claim(self, selection: deliveries.Selection) -> list[Work]:
-        with self.store.write() as connection:
+        def work(connection: engine.Connection) -> list[Work]:
             claimed = deliveries.claim(connection, self.clock(), BATCH, selection)
             made = reports.by_id(connection, {one.report_id for one in claimed})
-        return [(one, made[one.report_id]) for one in claimed]
+            return [(one, made[one.report_id]) for one in claimed]
+
+        return self.store.change(work)
 
     async def _send(self, notes: noting.Notes, mails: collections.deque[Work], stopped: Callable[[], bool]) -> None:
         """Send the first of the mails that are left, over one connection, until none is."""
@@ -92,8 +95,8 @@ class Courier:
         async with connection:
             while mails:
                 if stopped() or self.clock() > until:  # a slow relay: the leases do not last for the rest
-                    with self.store.write() as writing:
-                        deliveries.release(writing, (one for one, _ in mails))
+                    left = [one for one, _ in mails]
+                    self.store.change(functools.partial(deliveries.release, claimed=left))
                     mails.clear()
                     return
                 delivery, made = mails.popleft()

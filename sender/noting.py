@@ -78,8 +78,8 @@ class Notes:
         if not batch:
             return
         try:
-            with self._store.write() as connection:
-                deliveries.note_all(connection, [(one.delivery, one.ended, one.step) for one in batch])
+            ended = [(one.delivery, one.ended, one.step) for one in batch]
+            self._store.change(lambda connection: deliveries.note_all(connection, ended))
         except engine.StoreError as error:  # the next transaction may do better
             self._trouble = error
         else:

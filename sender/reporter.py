@@ -55,14 +55,14 @@ class Closer:
     async def run(self) -> None:
         """Close what has settled unless that was done, build what is closed, delete what is too old."""
         async with self._busy:
-            last = closing.last_full_day(self._job.clock(), self._job.settings.report.settle)
+            last = await self._job.last_to_close()
             if last != self._closed:
-                days = await self._job.close(last)
+                days = closing.close(self._job.store, last)
                 self._closed = last
                 log.info("closed", days=[day.isoformat() for day in days])
             await self._build()
             if last != self._cleared:
-                log.info("deleted what is too old", domain_days=self._job.forget())
+                log.info("deleted what is too old", before=self._job.forget().isoformat())
                 self._cleared = last
 
     async def _build(self) -> None:

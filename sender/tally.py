@@ -11,12 +11,13 @@ import dataclasses
 import datetime as dt
 import pathlib
 import signal
+import socket
 import threading
 
 import structlog
 
 from sender import config, counting, journal, set_aside
-from sender.store import counts, engine
+from sender.store import counts, engine, partitions, recorders
 
 STRETCH = 16 * 2**20
 """Bytes of distinct datagrams committed at a time. Were all of them short and of different domains, their commit would
@@ -25,8 +26,8 @@ hold the lock for some ten seconds, well below ``store.engine.BUSY_TIMEOUT``."""
 PIECE = 4 * 2**20
 """Bytes read at a time."""
 
-INTERVAL = 1.0
-"""Seconds between two looks at the journal: what a person who watches ``tlsrpt pending`` calls at once."""
+BEAT = dt.timedelta(minutes=1)
+"""How often the store is told that this host is alive, when there is nothing to count."""
 
 RETRY = 10.0
 """Seconds until the store is tried again when it is away; the journal holds meanwhile."""
@@ -76,6 +77,8 @@ class Tally:
     store: engine.Store
     directory: pathlib.Path
     """Of the journal; it has an identity of its own, so several hosts may share a store, and be renamed."""
+    host: str
+    """What this one is called."""
 
     def catch_up(self, now: dt.datetime) -> int:
         """Count what the journal holds beyond the stored positions, and remove segments that have served.
@@ -104,6 +107,21 @@ class Tally:
             raise unreadable[0]
         return datagrams
 
+    def note(self, now: dt.datetime, *, ended: bool | None = None) -> None:
+        """Tell the store that all is counted that this host received until now; nothing where no recorder ever ran.
+
+        Args:
+            now: the time before :meth:`catch_up`, aware.
+            ended: whether the recorder was stopped; ``None``: as it was.
+
+        Raises:
+            store.engine.StoreError: the store cannot be used.
+            journal.JournalError: the journal cannot be read.
+        """
+        if journal.segments(self.directory):
+            identity = journal.identity(self.directory)
+            self.store.change(lambda connection: recorders.note(connection, identity, self.host, now, ended=ended))
+
     def _count_segment(self, identity: str, segment: journal.Segment) -> int:
         datagrams = 0
         end = journal.size(segment)  # what is appended from now on is left for the next time
@@ -120,17 +138,22 @@ class Tally:
     def _remove_served(self, identity: str, segment: journal.Segment, now: dt.datetime) -> None:
         if segment.finished and segment.day < (now - KEEP_SEGMENTS).date():
             journal.remove(segment)
-            with self.store.write() as connection:
-                counts.forget(connection, identity, segment.name)
+            self.store.change(lambda connection: counts.forget(connection, identity, segment.name))
 
     def _commit(self, identity: str, segment: journal.Segment, start: int, stretch: Stretch) -> int:
         counted = counting.count(stretch.datagrams)
-        with self.store.write() as connection:
+
+        def work(connection: engine.Connection) -> bool:
             if not journal.size(segment):  # served, and its position forgotten, by another process meanwhile
-                return 0
+                return False
             if not counts.advance(connection, identity, segment.name, segment.day, start=start, end=stretch.end):
-                return 0
+                return False
             counts.add(connection, segment.day, counted)
+            return True
+
+        partitions.prepare(self.store, segment.day)
+        if not self.store.change(work):
+            return 0
         self._set_aside(segment, counted)
         return stretch.datagrams.total()
 
@@ -146,7 +169,7 @@ class Tally:
 
 def open_tally(settings: config.Config, store: engine.Store) -> Tally:
     """Return the tally of this host."""
-    return Tally(store, pathlib.Path(settings.recorder.journal))
+    return Tally(store, pathlib.Path(settings.recorder.journal), settings.recorder.host or socket.gethostname())
 
 
 def main(settings: config.Config) -> int:
@@ -156,16 +179,21 @@ def main(settings: config.Config) -> int:
         signal.signal(number, lambda *_: stop.set())
     log.info("tally started", journal=settings.recorder.journal)
     tally: Tally | None = None
+    noted = dt.datetime.min.replace(tzinfo=dt.UTC)
     last = False
     while not last:
         last = stop.is_set()
+        now = dt.datetime.now(dt.UTC)
         try:
             tally = tally or open_tally(settings, engine.open_store(settings.store.url))
-            tally.catch_up(dt.datetime.now(dt.UTC))
+            tally.catch_up(now)
+            if last or now - noted >= BEAT or now.date() != noted.date():
+                tally.note(now, ended=last)
+                noted = now
         except (engine.StoreError, journal.JournalError) as error:
             log.error("the tally cannot go on, the journal holds", error=str(error), again_in=RETRY)
             stop.wait(RETRY)
         else:
-            stop.wait(INTERVAL)
+            stop.wait(settings.store.flush)
     log.info("tally stopped")
     return 0

@@ -14,7 +14,7 @@ from sender.cli import running
 if TYPE_CHECKING:
     from sender import config as configuration
     from sender import showing
-    from sender.store import deliveries, engine, listings
+    from sender.store import deliveries, engine, listings, recorders
 
 MAX_ROWS = 100
 """Rows of a table for people: a few screens, drawn in no time; ``--json`` has all."""
@@ -24,33 +24,37 @@ def pending(domain: running.Domain = None, *, json: running.Json = False, config
     """List domain-days that are not reported yet, and deliveries that are not settled yet.
 
     A domain-day is open (the day goes on), closed (its report is about to be built) or skipped (no report goes out,
-    with the reason).
+    with the reason). Hosts of a fleet that yesterday still waits for, or was closed without, are named.
     """
-    from sender import journal
+    from sender import closing, journal
     from sender.cli import rows
-    from sender.store import engine, listings
+    from sender.store import engine, listings, recorders
 
+    day = closing.last_full_day(dt.datetime.now(dt.UTC), settle=0)
     with running.failures(engine.StoreError, journal.JournalError):
-        store, code = _up_to_date(running.settings(config))
-        most = None if json else MAX_ROWS
+        settings = running.settings(config)
+        store, code = _up_to_date(settings)
+        most = None if json else MAX_ROWS + 1
         with store.read() as connection:
             days = list(listings.pending_days(connection, domain, most))
             due = list(listings.pending_deliveries(connection, domain, most))
-            more = 0 if json else listings.number_of_pending(connection, domain) - len(days) - len(due)
             malformed = listings.malformed(connection)
+            missing = recorders.missing(connection, day)
         if json:
             document = {
                 "domain_days": [rows.domain_day(row) for row in days],
                 "deliveries": [rows.delivery(row) for row in due],
+                "hosts_missing": [rows.missing_host(day, one) for one in missing],
             }
             typer.echo(rows.dumps(document))
         else:
-            _print_pending(days, due, more)
+            _print_pending(days, due)
+            _print_missing(day, missing, closing.waits_until(day, settings.report))
             _print_malformed(malformed)
     raise typer.Exit(code)
 
 
-def _print_pending(days: "list[listings.PendingDay]", due: "list[deliveries.Delivery]", more: int) -> None:
+def _print_pending(days: "list[listings.PendingDay]", due: "list[deliveries.Delivery]") -> None:
     import rich.console
 
     from sender.cli import tables
@@ -59,11 +63,22 @@ def _print_pending(days: "list[listings.PendingDay]", due: "list[deliveries.Deli
     if not days and not due:
         console.print("Nothing is pending.")
     if days:
-        console.print(tables.domain_days(days))
+        console.print(tables.domain_days(days[:MAX_ROWS]))
     if due:
-        console.print(tables.due(due))
-    if more:
-        console.print(f"{more:,} more rows: --json shows all.")
+        console.print(tables.due(due[:MAX_ROWS]))
+    if max(len(days), len(due)) > MAX_ROWS:
+        console.print("There are more rows: --json shows all.")
+
+
+def _print_missing(day: dt.date, missing: "list[recorders.Recorder]", until: dt.datetime) -> None:
+    import rich.console
+
+    console = rich.console.Console()
+    waits = dt.datetime.now(dt.UTC) < until
+    what = f"waits until {until:%H:%M} UTC for" if waits else "was closed without"
+    for one in missing:
+        host = printable.escaped(one.host)
+        console.print(f"{day} {what} {host}, which was tallied up to {one.tallied:%H:%M} UTC only", markup=False)
 
 
 def _print_malformed(malformed: list[tuple[dt.date, str, int]]) -> None:
@@ -84,15 +99,14 @@ def history(domain: running.Domain = None, *, json: running.Json = False, config
     with running.failures(engine.StoreError):
         store = engine.open_store(running.settings(config).store.url)
         with store.read() as connection:
-            settled = list(listings.settled_deliveries(connection, domain, None if json else MAX_ROWS))
-            more = 0 if json else listings.number_of_deliveries(connection, domain, settled=True) - len(settled)
+            settled = list(listings.settled_deliveries(connection, domain, None if json else MAX_ROWS + 1))
         if json:
             typer.echo(rows.dumps({"deliveries": [rows.settled_delivery(row) for row in settled]}))
         else:
-            _print_history(settled, more)
+            _print_history(settled)
 
 
-def _print_history(settled: "list[deliveries.Delivery]", more: int) -> None:
+def _print_history(settled: "list[deliveries.Delivery]") -> None:
     import rich.console
 
     from sender.cli import tables
@@ -101,9 +115,9 @@ def _print_history(settled: "list[deliveries.Delivery]", more: int) -> None:
     if not settled:
         console.print("Nothing was sent yet.")
         return
-    console.print(tables.settled(settled))
-    if more:
-        console.print(f"{more:,} older rows: --json shows all.")
+    console.print(tables.settled(settled[-MAX_ROWS:]))
+    if len(settled) > MAX_ROWS:
+        console.print("There are older rows: --json shows all.")
 
 
 def show(

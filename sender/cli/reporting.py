@@ -60,13 +60,17 @@ async def _run(
     settings: "configuration.Config", store: "engine.Store", last: dt.date, domain: str | None, *, now: bool
 ) -> "tuple[summary.Summary, list[str]]":
     """Do it; return what was done, and the first failures in words."""
-    from sender import daily, outcome, summary
+    from sender import closing, daily, outcome, summary
     from sender.cli import progress
 
     done = summary.Summary()
     failures: list[str] = []
     async with daily.open_daily(settings, store) as job:
         done.closed = await job.close(last, domain)
+        failures += [
+            f"{last} was closed without {one.host}, which was tallied up to {one.tallied:%H:%M} UTC only"
+            for one in (closing.missing_hosts(store, last) if last < job.clock().date() else [])
+        ]
         with progress.counting("domain-days decided") as count:
             async for built in job.build(domain, spread=0 if now else None):
                 done.built(built)
@@ -176,9 +180,7 @@ def _change(
 
     with running.failures(engine.StoreError):
         store = engine.open_store(running.settings(config).store.url)
-        with store.write() as connection:
-            known = deliveries.of_report(connection, report_id)
-            number = change(connection)
+        known, number = store.change(lambda c: (deliveries.of_report(c, report_id), change(c)))
         if not known:
             raise running.failed(f"no report has the id {report_id}: pending and history show the ids")
     typer.echo(f"{number} of {len(known)} deliveries {what}")

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from sender import outcome
-from sender.store import deliveries, listings
+from sender.store import deliveries, listings, recorders
 
 
 def time(moment: dt.datetime | None) -> str | None:
@@ -26,6 +26,11 @@ def domain_day(row: listings.PendingDay) -> dict[str, Any]:
         "state": row.state,
         "reason": row.reason,
     }
+
+
+def missing_host(day: dt.date, row: recorders.Recorder) -> dict[str, Any]:
+    """Return a row of ``hosts_missing``."""
+    return {"day": day.isoformat(), "host": row.host, "tallied": time(row.tallied)}
 
 
 def delivery(row: deliveries.Delivery) -> dict[str, Any]:

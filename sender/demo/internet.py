@@ -146,12 +146,12 @@ class Internet:
             if recipient.withdraws:
                 self.zone.remove(f"_smtp._tls.{recipient.domain}")
 
-    def config_text(self) -> str:
-        """Return the tlsrpt.toml of the organization; every path is in the directory."""
-        return "\n".join(_toml(self)) + "\n"
+    def config_text(self, store_url: str = "") -> str:
+        """Return the tlsrpt.toml of the organization; every path is in the directory, but for a store that is told."""
+        return "\n".join(_toml(self, store_url or f"sqlite:///{self.directory / 'tlsrpt.db'}")) + "\n"
 
 
-def _toml(internet: Internet) -> Iterator[str]:
+def _toml(internet: Internet, store_url: str) -> Iterator[str]:
     directory = internet.directory
     sections: dict[str, dict[str, object]] = {
         "organization": {
@@ -160,7 +160,7 @@ def _toml(internet: Internet) -> Iterator[str]:
             "contact": f"tls-reports@{ORGANIZATION}",
         },
         "recorder": {"socket": str(internet.recorder_socket), "journal": str(directory / "journal")},
-        "store": {"url": f"sqlite:///{directory / 'tlsrpt.db'}"},
+        "store": {"url": store_url},
         "policy": {"listen": [f"unix:{internet.policy_socket}"], "cache": str(directory / "policy.db")},
         "dns": {"nameservers": [internet.nameserver]},
         "report": {"settle": 0, "spread": 0},

@@ -1,21 +1,16 @@
-"""Many rows in one statement: insert, add to what is there, change.
+"""Many rows in one statement: insert, add to what is there, change, find.
 
 SQLAlchemy makes the statement once; the rows go to the driver as they are, because SQLAlchemy takes several times as
-long over each as SQLite does. Rows are tuples, whose order the caller names. SQLite and PostgreSQL spell ON CONFLICT
-alike, but SQLAlchemy keeps it in their dialects.
+long over each as the database does. Rows are tuples, whose order the caller names. SQLite takes them one by one from
+the driver, PostgreSQL as an array for each column (``unnest``), which spares it as many messages.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-
-_INSERT: dict[str, Callable[[sa.Table], sqlite.Insert | postgresql.Insert]] = {
-    "sqlite": sqlite.insert,
-    "postgresql": postgresql.insert,
-}
 
 Row = tuple[Any, ...]
 
@@ -28,7 +23,15 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> N
         table: where to.
         rows: values for all columns, in the table's order.
     """
-    execute(connection, sa.insert(table), table.columns.keys(), rows)
+    insert_into(connection, table, table.columns.keys(), rows)
+
+
+def insert_into(connection: sa.Connection, table: sa.Table, names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Insert rows that have values for some columns only; the others are NULL."""
+    if _is_postgresql(connection):
+        _run_unnested(connection, postgresql.insert(table), table, names, rows)
+    else:
+        _run_each(connection, sa.insert(table), names, rows)
 
 
 def add(
@@ -44,11 +47,13 @@ def add(
     Args:
         connection: a writing one.
         table: where to.
-        rows: values for all columns, in the table's order.
+        rows: values for all columns, in the table's order; no key twice, and in the order of the key where
+            several hosts add to the same rows.
         sums: columns whose value is added to the one that is there.
         latest: columns whose value replaces the one that is there, unless it is NULL.
     """
-    statement = _INSERT[connection.dialect.name](table)
+    on_server = _is_postgresql(connection)
+    statement: Any = postgresql.insert(table) if on_server else sqlite.insert(table)
     new = statement.excluded
     changes: dict[str, sa.ColumnElement[Any]] = {name: table.c[name] + new[name] for name in sums}
     changes |= {name: sa.func.coalesce(new[name], table.c[name]) for name in latest}
@@ -57,20 +62,55 @@ def add(
         statement = statement.on_conflict_do_update(index_elements=key, set_=changes)
     else:
         statement = statement.on_conflict_do_nothing(index_elements=key)
-    execute(connection, statement, table.columns.keys(), rows)
+    if on_server:
+        _run_unnested(connection, statement, table, table.columns.keys(), rows)
+    else:
+        _run_each(connection, statement, table.columns.keys(), rows)
 
 
-def execute(
-    connection: sa.Connection, statement: sa.Insert | sa.Update, names: Sequence[str], rows: Sequence[Row]
-) -> None:
-    """Run a statement for each row.
+def update(connection: sa.Connection, statement: sa.Update, names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Run an update for each row.
 
     Args:
         connection: a writing one.
-        statement: an insert, or an update with ``bindparam``.
-        names: of the parameters that a row has values for; all columns of an insert.
+        statement: with ``bindparam``.
+        names: of the parameters that a row has values for.
         rows: none: nothing is done.
     """
+    _run_each(connection, statement, names, rows)
+
+
+def among(connection: sa.Connection, column: sa.Column[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:
+    """Return the condition that a column has one of many values."""
+    if _is_postgresql(connection):  # one parameter: SQLAlchemy need not write each into the statement
+        return column == sa.any_(sa.literal(list(values), _array(column)))
+    return column.in_(values)
+
+
+def _is_postgresql(connection: sa.Connection) -> bool:
+    return connection.dialect.name == "postgresql"
+
+
+def _array(column: sa.Column[Any]) -> postgresql.ARRAY[Any]:
+    kind = column.type
+    return postgresql.ARRAY(sa.Text() if isinstance(kind, sa.Text) else kind)  # collations are not for arrays
+
+
+def _run_unnested(
+    connection: sa.Connection, statement: postgresql.Insert, table: sa.Table, names: Sequence[str], rows: Sequence[Row]
+) -> None:
+    if rows:
+        given = sa.func.unnest(*(sa.bindparam(f"all_{name}", type_=_array(table.c[name])) for name in names))
+        select = sa.select(given.table_valued(*names, name="given").render_derived())
+        columns = zip(names, zip(*rows, strict=True), strict=True)
+        connection.execute(
+            statement.from_select(names, select), {f"all_{name}": list(values) for name, values in columns}
+        )
+
+
+def _run_each(
+    connection: sa.Connection, statement: sa.Insert | sa.Update, names: Sequence[str], rows: Sequence[Row]
+) -> None:
     if not rows:
         return
     dialect = connection.dialect

@@ -10,7 +10,7 @@ import datetime as dt
 
 import sqlalchemy as sa
 
-from sender.store import bulk, schema
+from sender.store import bulk, days, locks, schema
 
 EVERY_DOMAIN = ""
 
@@ -37,24 +37,51 @@ def closed(connection: sa.Connection, day: dt.date) -> Closed:
 
 def close(connection: sa.Connection, day: dt.date, domain: str = EVERY_DOMAIN) -> None:
     """Close what a day has open, for one domain or for all that have anything open."""
+    locks.alone(connection, day)  # what is being added goes into the open counts before they close
     bulk.add(connection, schema.closings, [(day, domain, 1)], sums=["closed"])
 
 
 def is_closed() -> sa.ColumnElement[bool]:
-    """Return the condition that a row of ``domain_days`` is closed."""
-    days, table = schema.domain_days, schema.closings
+    """Return the condition that a row of ``domain_days`` is closed: for rows that were found, not for finding them."""
+    rows, table = schema.domain_days, schema.closings
     count = (
         sa.select(sa.func.coalesce(sa.func.sum(table.c.closed), 0))
-        .where(table.c.day == days.c.day, table.c.domain.in_([EVERY_DOMAIN, days.c.domain]))
+        .where(table.c.day == rows.c.day, table.c.domain.in_([EVERY_DOMAIN, rows.c.domain]))
         .scalar_subquery()
     )
-    return days.c.closing <= count
+    closed: sa.ColumnElement[bool] = rows.c.closing <= count
+    return closed
+
+
+def may_be_closed(connection: sa.Connection) -> sa.ColumnElement[bool]:
+    """Return a condition for :func:`is_closed` rows of ``domain_days`` that an index can answer.
+
+    The days that go on have a row for every domain that mail was sent to: nobody should look through these.
+    """
+    rows, table = schema.domain_days, schema.closings
+    every: list[dt.date] = []
+    single: dict[dt.date, list[str]] = {}
+    for day, domain in connection.execute(sa.select(table.c.day, table.c.domain)):
+        if domain == EVERY_DOMAIN:
+            every.append(day)
+        else:
+            single.setdefault(day, []).append(domain)
+    rest = [
+        sa.and_(rows.c.day == day, bulk.among(connection, rows.c.domain, domains))
+        for day, domains in single.items()
+        if day not in every
+    ]
+    return sa.and_(sa.or_(rows.c.day.in_(every), *rest), is_closed())
 
 
 def days_to_close(connection: sa.Connection, last: dt.date, domain: str | None = None) -> list[dt.date]:
     """Return the days up to ``last`` that have open counts (of a domain), oldest first."""
-    days = schema.domain_days
-    query = sa.select(days.c.day).distinct().where(days.c.day <= last, days.c.state == schema.UNDECIDED, ~is_closed())
+    return [day for day in days.undecided(connection) if day <= last and _is_open(connection, day, domain)]
+
+
+def _is_open(connection: sa.Connection, day: dt.date, domain: str | None) -> bool:
+    table = schema.domain_days
+    query = sa.select(table.c.domain).where(table.c.day == day, table.c.state == schema.UNDECIDED, ~is_closed())
     if domain is not None:
-        query = query.where(days.c.domain == domain)
-    return list(connection.execute(query.order_by(days.c.day)).scalars())
+        query = query.where(table.c.domain == domain)
+    return connection.execute(query.limit(1)).first() is not None

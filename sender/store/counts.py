@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from sender import counting, session
-from sender.store import bulk, closings, schema
+from sender.store import bulk, closings, locks, schema
 
 CHUNK = 500
 """Domains asked for in one statement: far below the number of parameters SQLite takes (32,766)."""
@@ -50,12 +50,16 @@ def forget(connection: sa.Connection, journal: str, segment: str) -> None:
 
 
 def add(connection: sa.Connection, day: dt.date, counts: counting.Counts) -> None:
-    """Add what a stretch of the journal held to the counts of its day."""
+    """Add what a stretch of the journal held to the counts of its day, for which there is a place (``partitions``).
+
+    Rows are changed in the order of their keys, so that two hosts never wait for each other in a circle.
+    """
+    locks.together(connection, day)  # it does not close meanwhile
     closed = closings.closed(connection, day)
     by_closing: dict[int, dict[str, counting.DomainCounts]] = {}
     for domain, numbers in sorted(counts.domains.items()):
         by_closing.setdefault(closed.current(domain), {})[domain] = numbers
-    for closing, domains in by_closing.items():
+    for closing, domains in sorted(by_closing.items()):
         _add_domains(connection, day, closing, domains)
     add_malformed(connection, day, ((error.reason, times) for _, error, times in counts.malformed))
 
@@ -65,25 +69,27 @@ def add_malformed(connection: sa.Connection, day: dt.date, reasons: Iterable[tup
     sums: dict[str, int] = {}
     for reason, times in reasons:
         sums[str(reason)] = sums.get(str(reason), 0) + times
-    bulk.add(connection, schema.malformed, [(day, *item) for item in sums.items()], sums=["datagrams"])
+    bulk.add(connection, schema.malformed, [(day, *item) for item in sorted(sums.items())], sums=["datagrams"])
 
 
 def _add_domains(
     connection: sa.Connection, day: dt.date, closing: int, domains: Mapping[str, counting.DomainCounts]
 ) -> None:
-    rows: list[tuple[Any, ...]] = []
+    rows = [
+        (day, domain, closing, one.record, one.successful, one.failed, schema.UNDECIDED, None, None)
+        for domain, one in domains.items()
+    ]
+    bulk.add(connection, schema.domain_days, rows, sums=["successful", "failed"], latest=["record"])
+    # from here on no other host can add to these domains
     policies: list[tuple[Any, ...]] = []
     failures: list[tuple[Any, ...]] = []
     for domain, numbers in _bounded(connection, day, closing, domains).items():
         key = (day, domain, closing)
-        sums = (numbers.successful, numbers.failed)
-        rows.append((*key, numbers.record, *sums, schema.UNDECIDED, None))
         for policy, by_policy in numbers.policies.items():
             policy_key = (*key, counting.key(policy))
             policies.append((*policy_key, *_policy_values(policy), 0, by_policy.successful, by_policy.failed))
             for failure, sessions in by_policy.failures.items():
                 failures.append((*policy_key, counting.key(failure), *msgspec.structs.astuple(failure), sessions))
-    bulk.add(connection, schema.domain_days, rows, sums=["successful", "failed"], latest=["record"])
     bulk.add(connection, schema.policies, policies, sums=["successful", "failed"])
     bulk.add(connection, schema.failures, failures, sums=["sessions"])
 
@@ -116,7 +122,7 @@ def _known(
     known: dict[str, set[Any]] = {}
     for chunk in _chunks(domains):
         query = sa.select(table.c.domain, *columns).where(
-            table.c.day == day, table.c.closing == closing, table.c.domain.in_(chunk)
+            table.c.day == day, table.c.closing == closing, bulk.among(connection, table.c.domain, chunk)
         )
         for domain, *key in connection.execute(query):
             known.setdefault(domain, set()).add(tuple(key) if len(columns) > 1 else key[0])

@@ -73,9 +73,7 @@ def add(connection: sa.Connection, addressed: Iterable[Addressed]) -> None:
         for one in addressed
         for number, (rua, due) in enumerate(one.rua, start=1)
     ]
-    bulk.execute(
-        connection, sa.insert(schema.deliveries), (*_ABOUT, *_WHERE, "state", "attempts", "next_attempt"), rows
-    )
+    bulk.insert_into(connection, schema.deliveries, (*_ABOUT, *_WHERE, "state", "attempts", "next_attempt"), rows)
 
 
 _ABOUT = ("report_id", "number", "day", "domain")
@@ -117,6 +115,7 @@ def claim(
         .where(*selection.conditions())
         .order_by(table.c.next_attempt, table.c.report_id, table.c.number)
         .limit(limit)
+        .with_for_update(skip_locked=True)  # what another reporter is claiming is his
     )
     found = [from_row(row) for row in connection.execute(due)]
     if found:
@@ -138,12 +137,13 @@ def note(connection: sa.Connection, delivery: Delivery, now: dt.datetime, step: 
     note_all(connection, [(delivery, now, step)])
 
 
-def note_all(connection: sa.Connection, ended: Sequence[tuple[Delivery, dt.datetime, Step]]) -> None:
+def note_all(connection: sa.Connection, ended: Iterable[tuple[Delivery, dt.datetime, Step]]) -> None:
     """Note how attempts went and when they ended, and give their leases back.
 
     That one was delivered or refused is noted whatever became of the row meanwhile, but what was delivered stays
     delivered; when to try again, and that it is given up, only if nobody has cancelled it or begun anew.
     """
+    ended = sorted(ended, key=lambda one: (one[0].report_id, one[0].number))
     release(connection, (delivery for delivery, _, _ in ended))
     answered = [_row(*one) for one in ended if not _is_deferred(one[2])]
     deferred = [{**_row(*one), "before": one[0].attempts} for one in ended if _is_deferred(one[2])]
@@ -185,7 +185,7 @@ _IF_AS_IT_WAS = _ONE.where(
 
 def release(connection: sa.Connection, claimed: Iterable[Delivery]) -> None:
     """Give leases back."""
-    keys = [{"id": one.report_id, "no": one.number} for one in claimed]
+    keys = [{"id": id_, "no": number} for id_, number in sorted((one.report_id, one.number) for one in claimed)]
     if keys:
         connection.execute(_ONE.values(leased_until=None), keys)
 
@@ -193,12 +193,14 @@ def release(connection: sa.Connection, claimed: Iterable[Delivery]) -> None:
 def hurry(connection: sa.Connection, now: dt.datetime, selection: Selection) -> None:
     """Make first attempts due now that were to be spread."""
     table = schema.deliveries
-    connection.execute(
-        sa.update(table)
+    spread = (
+        sa.select(table.c.report_id, table.c.number)
         .where(table.c.state == outcome.State.DUE.value, table.c.attempts == 0, table.c.next_attempt > _seconds(now))
         .where(*selection.conditions())
-        .values(next_attempt=_seconds(now))
+        .with_for_update(skip_locked=True)  # what is locked is being cancelled or hurried
     )
+    change = sa.update(table).where(_key(table).in_(spread)).values(next_attempt=_seconds(now))
+    connection.execute(change)
 
 
 def retry(connection: sa.Connection, report_id: str, now: dt.datetime) -> int:
@@ -244,7 +246,9 @@ def mailed(connection: sa.Connection, domains: Iterable[str], since: dt.datetime
     table = schema.deliveries
     query = (
         sa.select(table.c.mail_domain, sa.func.count())
-        .where(table.c.mail_domain.in_(list(domains)), table.c.state == outcome.State.DELIVERED.value)
+        .where(
+            bulk.among(connection, table.c.mail_domain, list(domains)), table.c.state == outcome.State.DELIVERED.value
+        )
         .where(table.c.settled >= _seconds(since), table.c.settled < _seconds(until))
         .group_by(table.c.mail_domain)
     )

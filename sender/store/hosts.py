@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from sender import report, session
-from sender.store import bulk, reports, schema
+from sender.store import bulk, closings, days, reports, schema
 
 CHUNK = 500
 """Rows whose failures are asked for in one statement."""
@@ -55,9 +55,15 @@ def _untold(days: sa.Table, policies: sa.Table) -> list[sa.ColumnElement[bool]]:
 def untold(
     connection: sa.Connection, limit: int, *, after: HostDay | None = None, host: str | None = None
 ) -> list[HostDay]:
-    """Return the days of hosts that have not been told, in order of (day, host)."""
-    days, policies = schema.domain_days, schema.policies
-    query = sa.select(policies.c.day, policies.c.policy_domain).distinct().where(*_untold(days, policies))
+    """Return the days of hosts that have not been told, in order of (day, host).
+
+    Days on which a reporter has yet to decide about a domain-day are left to the one that comes last, so that a host is
+    told once of all; but not where one ``host`` is asked for.
+    """
+    rows, policies = schema.domain_days, schema.policies
+    query = sa.select(policies.c.day, policies.c.policy_domain).distinct().where(*_untold(rows, policies))
+    if host is None:
+        query = query.where(policies.c.day.not_in(_being_decided(connection)))
     if after is not None:
         key = sa.tuple_(policies.c.day, policies.c.policy_domain)
         query = query.where(key > sa.tuple_(sa.literal(after.day), sa.literal(after.host)))
@@ -65,6 +71,14 @@ def untold(
         query = query.where(policies.c.policy_domain == host)
     query = query.order_by(policies.c.day, policies.c.policy_domain).limit(limit)
     return [HostDay(*row) for row in connection.execute(query)]
+
+
+def _being_decided(connection: sa.Connection) -> list[dt.date]:
+    """Return the days with a closed domain-day that nobody has looked at yet; one that waits for the DNS is none."""
+    rows = schema.domain_days
+    closed = closings.may_be_closed(connection)
+    unseen = sa.select(rows.c.day).where(rows.c.state == schema.UNDECIDED, rows.c.reason.is_(None), closed).limit(1)
+    return [day for day in days.undecided(connection) if connection.execute(unseen.where(rows.c.day == day)).first()]
 
 
 def shares(connection: sa.Connection, host_day: HostDay) -> list[Share]:
@@ -91,8 +105,8 @@ def _failures(
         chunk = rows[start : start + CHUNK]
         query = sa.select(table).where(
             table.c.day == day,
-            table.c.domain.in_({row.domain for row in chunk}),
-            table.c.policy.in_({row.policy for row in chunk}),
+            bulk.among(connection, table.c.domain, {row.domain for row in chunk}),
+            bulk.among(connection, table.c.policy, {row.policy for row in chunk}),
         )
         for row in connection.execute(query):
             found[_key(row)].append((reports.failure(row), row.sessions))
@@ -138,7 +152,7 @@ def mark_all_told(connection: sa.Connection, host_days: Sequence[HostDay]) -> No
         .where(sa.exists().where(*_untold(days, policies)).correlate(policies))
         .values(host_told=1)
     )
-    bulk.execute(connection, change, ("of_day", "of_host"), [(one.day, one.host) for one in host_days])
+    bulk.update(connection, change, ("of_day", "of_host"), [(one.day, one.host) for one in host_days])
 
 
 def mark_told(connection: sa.Connection, host_day: HostDay, told: list[Share]) -> bool:

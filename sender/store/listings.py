@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 
 from sender import outcome
-from sender.store import closings, deliveries, schema
+from sender.store import closings, days, deliveries, schema
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,26 +27,23 @@ class PendingDay:
 def pending_days(connection: sa.Connection, domain: str | None = None, most: int | None = None) -> Iterator[PendingDay]:
     """Yield the domain-days without a report, by day and domain; the first ``most``."""
     table = schema.domain_days
-    state = sa.case((table.c.state == schema.SKIPPED, schema.SKIPPED), (closings.is_closed(), "closed"), else_="open")
-    query = (
-        sa.select(table.c.day, table.c.domain, table.c.successful, table.c.failed, state, table.c.reason)
-        .where(*_pending(domain))
-        .order_by(table.c.day, table.c.domain, table.c.closing)
-        .limit(most)
-    )
+    about = (table.c.day, table.c.domain, table.c.closing, table.c.successful, table.c.failed)
+    undecided = sa.case((closings.is_closed(), "closed"), else_="open")
+    each = [
+        sa.select(*about, state.label("standing"), table.c.reason).where(
+            table.c.state == kept, *_of_domain(connection, table, domain)
+        )
+        for kept, state in ((schema.UNDECIDED, undecided), (schema.SKIPPED, sa.literal(schema.SKIPPED)))
+    ]
+    both = sa.union_all(*each).subquery()  # each has an index of its own
+    query = sa.select(*(both.c[field.name] for field in dataclasses.fields(PendingDay) if field.name != "state"))
+    query = query.add_columns(both.c.standing).order_by(both.c.day, both.c.domain, both.c.closing).limit(most)
     for row in connection.execute(query):
-        yield PendingDay(*row)
+        yield PendingDay(row.day, row.domain, row.successful, row.failed, row.standing, row.reason)
 
 
-def number_of_pending(connection: sa.Connection, domain: str | None = None) -> int:
-    """Return how many :func:`pending_days` and :func:`pending_deliveries` yield without a limit."""
-    days = connection.execute(sa.select(sa.func.count()).where(*_pending(domain))).scalar_one()
-    return days + number_of_deliveries(connection, domain, settled=False)
-
-
-def _pending(domain: str | None) -> list[sa.ColumnElement[bool]]:
-    table = schema.domain_days
-    return [table.c.state != schema.REPORTED, *([] if domain is None else [table.c.domain == domain])]
+def _of_domain(connection: sa.Connection, table: sa.Table, domain: str | None) -> list[sa.ColumnElement[bool]]:
+    return [] if domain is None else [table.c.day.in_(days.known(connection, table)), table.c.domain == domain]
 
 
 def pending_deliveries(
@@ -54,7 +51,7 @@ def pending_deliveries(
 ) -> Iterator[deliveries.Delivery]:
     """Yield the deliveries that are not settled, next attempt first; the first ``most``."""
     table = schema.deliveries
-    query = sa.select(table).where(*_deliveries(domain, settled=False))
+    query = sa.select(table).where(table.c.state == outcome.State.DUE.value, *_of_domain(connection, table, domain))
     query = query.order_by(table.c.next_attempt, table.c.report_id, table.c.number).limit(most)
     return (deliveries.from_row(row) for row in connection.execute(query))
 
@@ -65,23 +62,11 @@ def settled_deliveries(
     """Yield the deliveries that are settled, oldest first; the last ``most``."""
     table = schema.deliveries
     order = (table.c.settled, table.c.report_id, table.c.number)
-    query = sa.select(table).where(*_deliveries(domain, settled=True))
+    query = sa.select(table).where(table.c.settled.is_not(None), *_of_domain(connection, table, domain))
     if most is not None:
         newest = query.order_by(*(column.desc() for column in order)).limit(most)
         return (deliveries.from_row(row) for row in reversed(connection.execute(newest).all()))
     return (deliveries.from_row(row) for row in connection.execute(query.order_by(*order)))
-
-
-def number_of_deliveries(connection: sa.Connection, domain: str | None = None, *, settled: bool) -> int:
-    """Return how many deliveries are settled, or are not."""
-    return connection.execute(sa.select(sa.func.count()).where(*_deliveries(domain, settled=settled))).scalar_one()
-
-
-def _deliveries(domain: str | None, *, settled: bool) -> list[sa.ColumnElement[bool]]:
-    table = schema.deliveries
-    due = outcome.State.DUE.value
-    state = table.c.state != due if settled else table.c.state == due
-    return [state, *([] if domain is None else [table.c.domain == domain])]
 
 
 def malformed(connection: sa.Connection) -> list[tuple[dt.date, str, int]]:

@@ -6,6 +6,8 @@ import alembic.command
 import alembic.config
 import sqlalchemy as sa
 
+from sender.store import locks
+
 SCRIPTS = pathlib.Path(__file__).parent / "migrations"
 
 
@@ -16,5 +18,6 @@ def upgrade(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         connection.execution_options(writes=True)
         with connection.begin():
+            locks.alone(connection, locks.Only.MIGRATION)  # whoever comes second finds it done
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")

@@ -15,7 +15,10 @@ import msgspec
 import sqlalchemy as sa
 
 from sender import report, session
-from sender.store import bulk, closings, schema
+from sender.store import bulk, closings, days, schema
+
+LEASE = dt.timedelta(minutes=10)
+"""How long a claimed domain-day is left to its reporter: several times what a batch takes when the DNS is dead."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -64,16 +67,78 @@ def undecided(
         domain: only of this domain.
         last: as if all days up to this one were closed.
     """
+    return [DomainDay(*row) for row in connection.execute(_undecided(connection, limit, after, domain, last))]
+
+
+def claim(
+    connection: sa.Connection,
+    now: dt.datetime,
+    limit: int,
+    *,
+    after: DomainDay | None = None,
+    domain: str | None = None,
+) -> list[DomainDay]:
+    """Lease closed domain-days of which nothing was decided yet, and that no other reporter is at.
+
+    On SQLite there is one host, and nothing is leased: where two processes are at the same, :func:`settle` tells.
+
+    Args:
+        connection: a writing one.
+        now: aware.
+        limit: how many at most.
+        after: begin behind this one.
+        domain: only of this domain.
+    """
+    query = _undecided(connection, limit, after, domain, None)
+    if connection.dialect.name != "postgresql":
+        return [DomainDay(*row) for row in connection.execute(query)]
+    table = schema.domain_days
+    seconds = int(now.timestamp())
+    free = sa.or_(table.c.leased_until.is_(None), table.c.leased_until <= seconds)
+    claimed = [DomainDay(*row) for row in connection.execute(query.where(free).with_for_update(skip_locked=True))]
+    _lease(connection, claimed, seconds + int(LEASE.total_seconds()))
+    return claimed
+
+
+def release(connection: sa.Connection, claimed: Iterable[DomainDay]) -> None:
+    """Give leases back, so that another reporter can go on at once."""
+    if connection.dialect.name == "postgresql":
+        _lease(connection, claimed, None)
+
+
+def _lease(connection: sa.Connection, claimed: Iterable[DomainDay], until: int | None) -> None:
+    table = schema.domain_days
+    for those in _by_closing(connection, claimed):
+        lease = sa.update(table).where(*those, table.c.state == schema.UNDECIDED)
+        connection.execute(lease.values(leased_until=until))
+
+
+def _by_closing(
+    connection: sa.Connection, domain_days: Iterable[DomainDay]
+) -> Iterator[tuple[sa.ColumnElement[bool], ...]]:
+    """Yield conditions that together hold for these rows only, in the order in which rows are locked."""
+    table = schema.domain_days
+    domains: dict[tuple[dt.date, int], list[str]] = collections.defaultdict(list)
+    for one in domain_days:
+        domains[one.day, one.closing].append(one.domain)
+    for (day, closing), of_closing in sorted(domains.items()):
+        yield table.c.day == day, table.c.closing == closing, bulk.among(connection, table.c.domain, of_closing)
+
+
+def _undecided(
+    connection: sa.Connection, limit: int, after: DomainDay | None, domain: str | None, last: dt.date | None
+) -> sa.Select[Any]:
     table = schema.domain_days
     key = sa.tuple_(table.c.day, table.c.domain, table.c.closing)
-    ready = closings.is_closed() if last is None else sa.or_(closings.is_closed(), table.c.day <= last)
+    ready = closings.may_be_closed(connection)
+    if last is not None:
+        ready = sa.or_(ready, table.c.day <= last)
     query = sa.select(*_domain_day_columns()).where(table.c.state == schema.UNDECIDED, ready)
     if after is not None:
         query = query.where(key > sa.tuple_(sa.literal(after.day), sa.literal(after.domain), sa.literal(after.closing)))
     if domain is not None:
-        query = query.where(table.c.domain == domain)
-    query = query.order_by(table.c.day, table.c.domain, table.c.closing).limit(limit)
-    return [DomainDay(*row) for row in connection.execute(query)]
+        query = query.where(table.c.day.in_(days.undecided(connection)), table.c.domain == domain)
+    return query.order_by(table.c.day, table.c.domain, table.c.closing).limit(limit)
 
 
 def open_counts(connection: sa.Connection, day: dt.date, domain: str) -> DomainDay | None:
@@ -156,8 +221,9 @@ def _rows(
     for one in domain_days:
         by_day[one.day].append(one.domain)
     for day, domains in by_day.items():
-        query = sa.select(*(table.c[name] for name in columns)).where(table.c.day == day, table.c.domain.in_(domains))
-        yield from connection.execute(query.where(*conditions)).all()
+        query = sa.select(*(table.c[name] for name in columns)).where(table.c.day == day, *conditions)
+        query = query.where(bulk.among(connection, table.c.domain, domains))
+        yield from connection.execute(query).all()
 
 
 def policy(row: Any) -> session.Policy:
@@ -192,12 +258,22 @@ def settle(connection: sa.Connection, decided: Sequence[tuple[DomainDay, str, st
     """
     table = schema.domain_days
     domain_days = [one for one, _, _ in decided]
-    undecided = set(map(tuple, _rows(connection, table, _KEY, domain_days, table.c.state == schema.UNDECIDED)))
+    undecided = _lock(connection, domain_days)
     rows = [(*_key(one), state, reason) for one, state, reason in decided if _key(one) in undecided]
-    change = sa.update(table).values(state=sa.bindparam("new"), reason=sa.bindparam("why"))
+    change = sa.update(table).values(state=sa.bindparam("new"), reason=sa.bindparam("why"), leased_until=None)
     change = change.where(*(table.c[name] == sa.bindparam(f"of_{name}") for name in _KEY))
-    bulk.execute(connection, change, [*(f"of_{name}" for name in _KEY), "new", "why"], rows)
+    bulk.update(connection, change, [*(f"of_{name}" for name in _KEY), "new", "why"], rows)
     return {one for one in domain_days if _key(one) in undecided}
+
+
+def _lock(connection: sa.Connection, domain_days: Iterable[DomainDay]) -> set[tuple[dt.date, str, int]]:
+    """Return the keys of those that are undecided; until the end nobody else decides them."""
+    table = schema.domain_days
+    found: set[tuple[dt.date, str, int]] = set()
+    for those in _by_closing(connection, domain_days):
+        query = sa.select(*(table.c[name] for name in _KEY)).where(*those, table.c.state == schema.UNDECIDED)
+        found.update(map(tuple, connection.execute(query.order_by(table.c.domain).with_for_update())))
+    return found
 
 
 def add(connection: sa.Connection, made: Sequence[Report]) -> None:
@@ -206,7 +282,8 @@ def add(connection: sa.Connection, made: Sequence[Report]) -> None:
     revisions: collections.Counter[tuple[dt.date, str]] = collections.Counter()
     for day, of_day in itertools.groupby(made, key=lambda one: one.day):
         query = sa.select(table.c.domain, sa.func.max(table.c.revision)).group_by(table.c.domain)
-        query = query.where(table.c.day == day, table.c.domain.in_([one.domain for one in of_day]))
+        domains = [one.domain for one in of_day]
+        query = query.where(table.c.day == day, bulk.among(connection, table.c.domain, domains))
         revisions.update({(day, domain): highest for domain, highest in connection.execute(query)})
     rows = []
     for one in made:
@@ -227,7 +304,7 @@ def of_domain(connection: sa.Connection, domain: str, day: dt.date) -> list[Repo
 def by_id(connection: sa.Connection, report_ids: Iterable[str]) -> dict[str, Report]:
     """Return reports by their ids."""
     table = schema.reports
-    rows = connection.execute(sa.select(table).where(table.c.report_id.in_(list(report_ids))))
+    rows = connection.execute(sa.select(table).where(bulk.among(connection, table.c.report_id, list(report_ids))))
     return {row.report_id: _report(row) for row in rows}
 
 
@@ -239,8 +316,8 @@ def _report(row: Any) -> Report:
 
 def last_day(connection: sa.Connection, domain: str) -> dt.date | None:
     """Return the newest day on which anything is known of a domain."""
-    days = [
-        connection.execute(sa.select(sa.func.max(table.c.day)).where(table.c.domain == domain)).scalar()
-        for table in (schema.domain_days, schema.reports)
-    ]
-    return max((day for day in days if day is not None), default=None)
+    found: list[dt.date] = []
+    for table in (schema.domain_days, schema.reports):
+        query = sa.select(table.c.day).where(table.c.day.in_(days.known(connection, table)), table.c.domain == domain)
+        found += connection.execute(query).scalars()
+    return max(found, default=None)

@@ -3,12 +3,16 @@
 Keys lead with (day, domain), so that a database can spread them. Times are whole seconds since 1970 (UTC),
 because both back ends compare and index those alike. A *closing* numbers the times a day was closed for a
 domain: counts carry the number of the closing that takes them, 1 for the regular one at midnight; what comes
-later carries 2.
+later carries 2. On PostgreSQL the tables of counts have a part for each day (``partitions``).
 """
 
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
+
+KEY = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+"""Text that is part of a key: both back ends order it by its octets."""
+
 
 UNDECIDED = "undecided"
 """State of a domain-day: no report was built or refused yet."""
@@ -20,17 +24,26 @@ SKIPPED = "skipped"
 positions = sa.Table(
     "positions",
     metadata,
-    sa.Column("journal", sa.Text, primary_key=True, comment="its identity, not its host's name"),
-    sa.Column("segment", sa.Text, primary_key=True),
+    sa.Column("journal", KEY, primary_key=True, comment="its identity, not its host's name"),
+    sa.Column("segment", KEY, primary_key=True),
     sa.Column("day", sa.Date, nullable=False),
     sa.Column("position", sa.BigInteger, nullable=False, comment="bytes of the segment that have been tallied"),
+)
+
+recorders = sa.Table(
+    "recorders",
+    metadata,
+    sa.Column("journal", KEY, primary_key=True, comment="its identity"),
+    sa.Column("host", sa.Text, nullable=False, comment="a name for people"),
+    sa.Column("tallied", sa.BigInteger, nullable=False, comment="all that was received until then is counted"),
+    sa.Column("ended", sa.Boolean, nullable=False, comment="it was stopped in order, and is not waited for"),
 )
 
 malformed = sa.Table(
     "malformed",
     metadata,
     sa.Column("day", sa.Date, primary_key=True),
-    sa.Column("reason", sa.Text, primary_key=True),
+    sa.Column("reason", KEY, primary_key=True),
     sa.Column("datagrams", sa.BigInteger, nullable=False),
 )
 
@@ -38,7 +51,7 @@ closings = sa.Table(
     "closings",
     metadata,
     sa.Column("day", sa.Date, primary_key=True),
-    sa.Column("domain", sa.Text, primary_key=True, comment="empty: every domain"),
+    sa.Column("domain", KEY, primary_key=True, comment="empty: every domain"),
     sa.Column("closed", sa.Integer, nullable=False, comment="how often"),
 )
 
@@ -46,39 +59,42 @@ domain_days = sa.Table(
     "domain_days",
     metadata,
     sa.Column("day", sa.Date, primary_key=True),
-    sa.Column("domain", sa.Text, primary_key=True),
+    sa.Column("domain", KEY, primary_key=True),
     sa.Column("closing", sa.Integer, primary_key=True),
     sa.Column("record", sa.Text, comment="the TLSRPT record the last session brought"),
     sa.Column("successful", sa.BigInteger, nullable=False),
     sa.Column("failed", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False, comment="undecided, reported or skipped"),
     sa.Column("reason", sa.Text, comment="why it is not reported"),
+    sa.Column("leased_until", sa.BigInteger, comment="a reporter is at it until then; PostgreSQL only"),
+    postgresql_partition_by="RANGE (day)",
 )
 
 policies = sa.Table(
     "policies",
     metadata,
     sa.Column("day", sa.Date, primary_key=True),
-    sa.Column("domain", sa.Text, primary_key=True),
+    sa.Column("domain", KEY, primary_key=True),
     sa.Column("closing", sa.Integer, primary_key=True),
-    sa.Column("policy", sa.Text, primary_key=True, comment="key of the policy"),
+    sa.Column("policy", KEY, primary_key=True, comment="key of the policy"),
     sa.Column("policy_type", sa.Text, nullable=False),
-    sa.Column("policy_domain", sa.Text, nullable=False),
+    sa.Column("policy_domain", KEY, nullable=False),
     sa.Column("policy_strings", sa.Text, nullable=False, comment="JSON array"),
     sa.Column("mx_hosts", sa.Text, nullable=False, comment="JSON array"),
     sa.Column("host_told", sa.Integer, nullable=False, comment="1: the MX host needs no report of it any more"),
     sa.Column("successful", sa.BigInteger, nullable=False),
     sa.Column("failed", sa.BigInteger, nullable=False),
+    postgresql_partition_by="RANGE (day)",
 )
 
 failures = sa.Table(
     "failures",
     metadata,
     sa.Column("day", sa.Date, primary_key=True),
-    sa.Column("domain", sa.Text, primary_key=True),
+    sa.Column("domain", KEY, primary_key=True),
     sa.Column("closing", sa.Integer, primary_key=True),
-    sa.Column("policy", sa.Text, primary_key=True),
-    sa.Column("failure", sa.Text, primary_key=True, comment="key of the failure"),
+    sa.Column("policy", KEY, primary_key=True),
+    sa.Column("failure", KEY, primary_key=True, comment="key of the failure"),
     sa.Column("result_type", sa.Text, nullable=False),
     sa.Column("sending_mta_ip", sa.Text),
     sa.Column("receiving_mx_hostname", sa.Text),
@@ -87,15 +103,16 @@ failures = sa.Table(
     sa.Column("additional_information", sa.Text),
     sa.Column("failure_reason_code", sa.Text),
     sa.Column("sessions", sa.BigInteger, nullable=False),
+    postgresql_partition_by="RANGE (day)",
 )
 
 reports = sa.Table(
     "reports",
     metadata,
     sa.Column("day", sa.Date, primary_key=True),
-    sa.Column("domain", sa.Text, primary_key=True, comment="the policy domain the report is about"),
+    sa.Column("domain", KEY, primary_key=True, comment="the policy domain the report is about"),
     sa.Column("revision", sa.Integer, primary_key=True),
-    sa.Column("report_id", sa.Text, nullable=False, unique=True),
+    sa.Column("report_id", KEY, nullable=False, unique=True),
     sa.Column("created", sa.BigInteger, nullable=False),
     sa.Column("successful", sa.BigInteger, nullable=False),
     sa.Column("failed", sa.BigInteger, nullable=False),
@@ -105,10 +122,10 @@ reports = sa.Table(
 deliveries = sa.Table(
     "deliveries",
     metadata,
-    sa.Column("report_id", sa.Text, primary_key=True),
+    sa.Column("report_id", KEY, primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, comment="of the rua in its record, from 1"),
     sa.Column("day", sa.Date, nullable=False),
-    sa.Column("domain", sa.Text, nullable=False),
+    sa.Column("domain", KEY, nullable=False),
     sa.Column("rua", sa.Text, nullable=False, comment="as published"),
     sa.Column("scheme", sa.Text, nullable=False),
     sa.Column("target", sa.Text, nullable=False, comment="the address or URL"),
@@ -131,6 +148,14 @@ sa.Index(
     postgresql_where=domain_days.c.state == UNDECIDED,
 )
 sa.Index(
+    "domain_days_skipped",
+    domain_days.c.day,
+    domain_days.c.domain,
+    domain_days.c.closing,
+    sqlite_where=domain_days.c.state == SKIPPED,
+    postgresql_where=domain_days.c.state == SKIPPED,
+)
+sa.Index(
     "policies_by_host",
     policies.c.day,
     policies.c.policy_domain,
@@ -140,3 +165,9 @@ sa.Index(
 sa.Index("deliveries_due", deliveries.c.state, deliveries.c.next_attempt)
 sa.Index("deliveries_by_mail_domain", deliveries.c.mail_domain, deliveries.c.state, deliveries.c.settled)
 sa.Index("deliveries_by_day", deliveries.c.day, deliveries.c.domain)
+sa.Index(
+    "deliveries_settled",
+    deliveries.c.settled,
+    sqlite_where=deliveries.c.settled.is_not(None),
+    postgresql_where=deliveries.c.settled.is_not(None),
+)

@@ -148,7 +148,7 @@ def _tally(folder: pathlib.Path) -> None:
     while True:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             store = engine.open_store(f"sqlite:///{scratch}/tlsrpt.db")
-            tally.Tally(store, folder / "journal").catch_up(dt.datetime.now(dt.UTC))
+            tally.Tally(store, folder / "journal", "mta.example").catch_up(dt.datetime.now(dt.UTC))
             store.close()
 
 

@@ -63,7 +63,7 @@ def tallied(scratch: pathlib.Path, domains: int, now: dt.datetime) -> pathlib.Pa
     directory, file = scratch / "journal", scratch / "tallied.db"
     tallying.write(directory, traffic.datagrams(SESSIONS * domains, domains), now.timestamp())
     store = engine.open_store(f"sqlite:///{file}")
-    tally.Tally(store, directory).catch_up(now)
+    tally.Tally(store, directory, "mta.example").catch_up(now)
     store.close()
     return file
 
@@ -211,7 +211,7 @@ def _fill(scratch: pathlib.Path, domains: int, now: dt.datetime) -> None:
     lines = (traffic.datagram(f"d{index}.example", index, failed=not index % 20) for index in range(domains))
     tallying.write(scratch / "journal", lines, now.timestamp())
     store = engine.open_store(f"sqlite:///{scratch}/tlsrpt.db")
-    tally.Tally(store, scratch / "journal").catch_up(now)
+    tally.Tally(store, scratch / "journal", "mta.example").catch_up(now)
     store.close()
 
 

@@ -71,7 +71,7 @@ def _tally(bare: Callable[[Sequence[bytes]], float], place: measure.Place) -> It
         yardstick = bare(lines)
         store = engine.open_store(f"sqlite:///{place.scratch}/{next(numbers)}.db")
         started = time.perf_counter()
-        counted = tally.Tally(store, directory).catch_up(now)
+        counted = tally.Tally(store, directory, "mta.example").catch_up(now)
         figure = number / (time.perf_counter() - started)
         store.close()
         if counted != number:

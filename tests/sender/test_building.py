@@ -13,9 +13,12 @@ from typing import Any, cast
 import jsonschema
 import pytest
 
-from sender import building, counting, daily, decision, outcome, report
+from sender import building, daily, decision, outcome, report
 from sender.demo import internet, zone
-from sender.store import closings, counts, deliveries, engine, listings, reports
+from sender.store import closings, deliveries, engine, listings, reports
+from tests import stored
+
+pytestmark = pytest.mark.both_stores
 
 YESTERDAY = dt.date(2026, 11, 23)
 Run = Callable[[Callable[[internet.Internet, daily.Daily], Awaitable[None]]], None]
@@ -29,8 +32,7 @@ def datagram(domain: str, record: str | None = None, policies: str = '{"policy-t
 
 def add(store: engine.Store, *datagrams: bytes) -> None:
     """Count sessions of yesterday."""
-    with store.write() as connection:
-        counts.add(connection, YESTERDAY, counting.count(collections.Counter(datagrams)))
+    stored.count(store, YESTERDAY, datagrams)
 
 
 async def closed_and_built(job: daily.Daily) -> list[building.Decided | building.Told]:

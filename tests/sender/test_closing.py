@@ -1,13 +1,15 @@
 """Which day closes when, and what a closing takes."""
 
-import collections
 import datetime as dt
 
 import pytest
 import sqlalchemy as sa
 
-from sender import closing, counting
-from sender.store import counts, engine, listings, reports, schema
+from sender import closing
+from sender.store import engine, listings, reports, schema
+from tests import stored
+
+pytestmark = pytest.mark.both_stores
 
 DAY = dt.date(2026, 11, 24)
 YORK = dt.timezone(dt.timedelta(hours=-5))
@@ -38,8 +40,7 @@ def test_a_day_is_over_when_it_has_settled_in_utc(now: dt.datetime, settle: floa
 def add(store: engine.Store, domain: str, day: dt.date = DAY, times: int = 1) -> None:
     """Count successful sessions."""
     datagram = f'{{"d":"{domain}","policies":[{{"policy-type":9,"t":0,"f":0}}]}}'.encode()
-    with store.write() as connection:
-        counts.add(connection, day, counting.count(collections.Counter([datagram] * times)))
+    stored.count(store, day, [datagram] * times)
 
 
 def closed(store: engine.Store) -> list[tuple[dt.date, str, int, int]]:

@@ -13,11 +13,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from policy import https, resolver, settings, tlsrpt
 from sender import counting, daily, delivering, mail, report
 from sender.demo import internet, mailbox, receivers, verify, zone
-from sender.store import counts, deliveries, engine, listings, reports
+from sender.store import deliveries, engine, listings, reports, schema
+from tests import stored
+
+pytestmark = pytest.mark.both_stores
 
 YESTERDAY = dt.date(2026, 11, 23)
 PATIENCE = 0.3
@@ -273,8 +277,7 @@ def test_receivers_get_the_exact_document_signed_and_packed(
         post = f"https://localhost:{net.https.port}/v1/tlsrpt"
         net.zone.put("localhost", zone.A("127.0.0.1"))
         net.zone.put(f"_smtp._tls.{domain}", zone.Txt(f"v=TLSRPTv1;rua=mailto:tls@{domain},{post}"))
-        with store.write() as connection:
-            counts.add(connection, YESTERDAY, counting.count(collections.Counter([raw])))
+        stored.count(store, YESTERDAY, [raw])
         await job.close(YESTERDAY)
         assert len([built async for built in job.build(spread=0)]) == 1
         assert len(await delivered(job)) == 2
@@ -304,7 +307,8 @@ def test_a_delivery_that_cannot_be_made_does_not_hold_the_others_up(in_internet:
         put_report(store, job, f"https://127.0.0.1:{net.https.port}/t")
         with store.write() as connection:
             for report_id, target in zip(broken, ("no address", b"\xff"), strict=True):
-                connection.exec_driver_sql("UPDATE deliveries SET target = ? WHERE report_id = ?", (target, report_id))
+                table = schema.deliveries
+                connection.execute(sa.update(table).where(table.c.report_id == report_id).values(target=target))
         assert len(await delivered(job)) == 4
         for report_id in broken:
             assert state(store, report_id)[0] == "due"

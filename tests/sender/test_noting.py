@@ -12,6 +12,8 @@ from policy import tlsrpt
 from sender import noting, outcome
 from sender.store import deliveries, engine, reports
 
+pytestmark = pytest.mark.both_stores
+
 NOON = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 DAY = dt.date(2026, 11, 23)
 SENT = outcome.Settled(outcome.State.DELIVERED, "250 ok")
@@ -97,6 +99,7 @@ def test_at_the_end_all_are_noted_however_it_ends(store: engine.Store, error: ty
     assert delivered(store) == len(attempts)
 
 
+@pytest.mark.sqlite_store
 def test_a_store_that_refuses_is_told_and_tried_again_for_the_rest(store: engine.Store, tmp_path: pathlib.Path) -> None:
     """Those of the failed transaction keep their lease; the error comes out at the end at the latest."""
     attempts = claimed(store, noting.UNNOTED + 1)

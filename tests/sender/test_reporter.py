@@ -21,7 +21,8 @@ import sqlalchemy as sa
 from policy import tlsrpt
 from sender import closing, counting, daily, journal, report, reporter
 from sender.demo import dns, internet, receivers, verify, zone
-from sender.store import counts, deliveries, engine, listings, reports, schema
+from sender.store import deliveries, engine, listings, reports, schema
+from tests import stored
 
 Run = Callable[[Callable[[internet.Internet, daily.Daily], Awaitable[None]]], None]
 Serve = Callable[..., Any]
@@ -310,8 +311,7 @@ def test_a_journal_that_cannot_be_read_is_told_and_hinders_no_delivery(serve: Se
 def put_closed(folder: pathlib.Path, *datagrams: bytes) -> None:
     """Count sessions of a day that is closed."""
     store = engine.open_store(f"sqlite:///{folder / 'tlsrpt.db'}")
-    with store.write() as connection:
-        counts.add(connection, YESTERDAY, counting.count(collections.Counter(datagrams)))
+    stored.count(store, YESTERDAY, datagrams)
     closing.close(store, YESTERDAY)
     store.close()
 

@@ -9,6 +9,8 @@ import pytest
 from sender import journal, set_aside, tally
 from sender.store import engine, listings
 
+pytestmark = pytest.mark.both_stores
+
 NOON = dt.datetime(2026, 11, 23, 12, tzinfo=dt.UTC)
 GOOD = b'{"d":"a.example","pr":"v=TLSRPTv1;","policies":[{"policy-type":9,"t":0,"f":0}]}\n'
 
@@ -34,12 +36,12 @@ def _sessions(store: engine.Store) -> dict[str, int]:
 
 def test_what_was_appended_is_counted_once(store: engine.Store, directory: pathlib.Path) -> None:
     """However often the tally looks, and whatever is appended in between."""
-    counted = tally.Tally(store, directory)
+    counted = tally.Tally(store, directory, "mta.example")
     assert counted.catch_up(NOON) == 0
     _append(directory, GOOD * 3)
     assert [counted.catch_up(NOON), counted.catch_up(NOON)] == [3, 0]
     _append(directory, GOOD)
-    assert tally.Tally(store, directory).catch_up(NOON) == 1
+    assert tally.Tally(store, directory, "mta.example").catch_up(NOON) == 1
     assert _sessions(store) == {"a.example 2026-11-23": 4}
 
 
@@ -47,14 +49,14 @@ def test_sessions_count_for_the_day_they_were_received_on(store: engine.Store, d
     """Whenever they are tallied."""
     _append(directory, GOOD)
     _append(directory, GOOD * 2, now=NOON + dt.timedelta(days=1))
-    tally.Tally(store, directory).catch_up(NOON + dt.timedelta(days=5))
+    tally.Tally(store, directory, "mta.example").catch_up(NOON + dt.timedelta(days=5))
     assert _sessions(store) == {"a.example 2026-11-23": 1, "a.example 2026-11-24": 2}
 
 
 def test_many_tallies_at_once_count_nothing_twice(store: engine.Store, directory: pathlib.Path) -> None:
     """The daemon's, that of `tlsrpt report` and that of `tlsrpt pending` may meet."""
     _append(directory, *[GOOD * 100] * 50)
-    tallies = [tally.Tally(store, directory) for _ in range(4)]
+    tallies = [tally.Tally(store, directory, "mta.example") for _ in range(4)]
     counted: list[int] = []
     threads = [threading.Thread(target=lambda one=one: counted.append(one.catch_up(NOON))) for one in tallies]
     for thread in threads:
@@ -71,22 +73,22 @@ def test_two_journals_in_one_store_add_up(store: engine.Store, directory: pathli
     other = directory.with_name("other")
     _append(other, GOOD)
     for one in (directory, other, directory, other):
-        tally.Tally(store, one).catch_up(NOON)
+        tally.Tally(store, one, "mta.example").catch_up(NOON)
     assert _sessions(store) == {"a.example 2026-11-23": 2}
 
 
 def test_a_journal_that_moves_is_not_counted_again(store: engine.Store, directory: pathlib.Path) -> None:
     """On another path, or a host with another name: a container that was made anew has both."""
     _append(directory, GOOD)
-    assert tally.Tally(store, directory).catch_up(NOON) == 1
+    assert tally.Tally(store, directory, "mta.example").catch_up(NOON) == 1
     moved = directory.rename(directory.with_name("moved"))
-    assert tally.Tally(store, moved).catch_up(NOON) == 0
+    assert tally.Tally(store, moved, "mta.example").catch_up(NOON) == 0
 
 
 def test_malformed_datagrams_are_set_aside_and_counted_by_reason(store: engine.Store, directory: pathlib.Path) -> None:
     """They stop nothing, and a person can look at them."""
     _append(directory, b"nonsense\n" + GOOD + b"\xff\xfe\n" + b"{}\n" + b"nonsense\n")
-    tally.Tally(store, directory).catch_up(NOON)
+    tally.Tally(store, directory, "mta.example").catch_up(NOON)
     with store.read() as connection:
         malformed = {reason: datagrams for _, reason, datagrams in listings.malformed(connection)}
     assert malformed == {"not-json": 3, "no-domain": 1}
@@ -102,7 +104,7 @@ def test_a_line_cut_by_a_crash_is_malformed_once_its_segment_is_finished(
     (segment,) = journal.segments(directory)
     with segment.path.open("ab") as file:
         file.write(GOOD[:20])
-    counted = tally.Tally(store, directory)
+    counted = tally.Tally(store, directory, "mta.example")
     assert counted.catch_up(NOON) == 1
     _append(directory, GOOD)
     assert counted.catch_up(NOON) == 2
@@ -119,10 +121,10 @@ def test_the_journal_holds_while_the_store_is_away(tmp_path: pathlib.Path, direc
     with store.write() as connection:
         connection.exec_driver_sql("ALTER TABLE policies RENAME TO gone")
     with pytest.raises(engine.StoreError, match="no such table"):
-        tally.Tally(store, directory).catch_up(NOON)
+        tally.Tally(store, directory, "mta.example").catch_up(NOON)
     with store.write() as connection:
         connection.exec_driver_sql("ALTER TABLE gone RENAME TO policies")
-    assert tally.Tally(store, directory).catch_up(NOON) == 2
+    assert tally.Tally(store, directory, "mta.example").catch_up(NOON) == 2
     assert _sessions(store) == {"a.example 2026-11-23": 2}
     store.close()
 
@@ -131,7 +133,7 @@ def test_segments_that_have_served_are_removed_after_days(store: engine.Store, d
     """Not before they are tallied, not at once, and never the newest."""
     _append(directory, GOOD)
     _append(directory, GOOD, now=NOON + dt.timedelta(hours=1))
-    counted = tally.Tally(store, directory)
+    counted = tally.Tally(store, directory, "mta.example")
     counted.catch_up(NOON + dt.timedelta(days=2))
     assert len(journal.segments(directory)) == 2
     counted.catch_up(NOON + dt.timedelta(days=3))
@@ -146,7 +148,7 @@ def test_a_segment_that_cannot_be_read_is_an_error_and_holds_no_other_up(
     _append(directory, GOOD)
     (directory / "2026-11-23.00000000001.ndjson").mkdir()
     with pytest.raises(journal.JournalError, match=r"cannot be read: .*: make it readable for this user, or move it"):
-        tally.Tally(store, directory).catch_up(NOON)
+        tally.Tally(store, directory, "mta.example").catch_up(NOON)
     assert _sessions(store) == {"a.example 2026-11-23": 1}
 
 
@@ -158,9 +160,9 @@ def test_a_segment_that_another_tally_has_just_removed_is_not_counted_again(
         _append(directory, GOOD, now=NOON + dt.timedelta(hours=hour))
     segment, _ = journal.segments(directory)
     identity = journal.identity(directory)
-    slow = tally.Tally(store, directory)
+    slow = tally.Tally(store, directory, "mta.example")
     stretch = tally.read_stretch(segment, 0, journal.size(segment))
-    assert tally.Tally(store, directory).catch_up(NOON + dt.timedelta(days=5)) == 2
+    assert tally.Tally(store, directory, "mta.example").catch_up(NOON + dt.timedelta(days=5)) == 2
     assert slow._commit(identity, segment, 0, stretch) == 0
     assert _sessions(store) == {"a.example 2026-11-23": 2}
 
@@ -183,4 +185,4 @@ def test_a_stretch_of_different_datagrams_is_bounded(store: engine.Store, direct
     stretch = tally.read_stretch(segment, 0, journal.size(segment))
     assert tally.STRETCH <= sum(map(len, stretch.datagrams)) < tally.STRETCH + 2 * tally.PIECE
     assert sum(len(line) + 1 for line in stretch.datagrams) == stretch.end
-    assert tally.Tally(store, directory).catch_up(NOON) == number
+    assert tally.Tally(store, directory, "mta.example").catch_up(NOON) == number

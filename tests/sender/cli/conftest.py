@@ -1,6 +1,5 @@
 """The command as a process of its own, in the folder of a test, and what its store is filled with."""
 
-import collections
 import datetime as dt
 import os
 import pathlib
@@ -10,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sender import counting
-from sender.store import counts, engine
+from sender.store import engine
+from tests import stored
 
 TIMEOUT = 60.0
 """Seconds after which a command hangs."""
@@ -69,8 +68,7 @@ def add(store: engine.Store) -> Callable[..., None]:
             for domain in domains
             for result in ['"f":0'] * successful + ['"failure-details":[{"c":201}],"t":1,"f":1'] * failed
         ]
-        with store.write() as connection:
-            counts.add(connection, day, counting.count(collections.Counter(datagrams)))
+        stored.count(store, day, datagrams)
 
     return add_sessions
 

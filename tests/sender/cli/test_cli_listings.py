@@ -1,6 +1,5 @@
 """``pending`` and ``history``: keys that scripts rely on, and tables of 80 columns with strangers' texts literally."""
 
-import collections
 import datetime as dt
 import json
 import pathlib
@@ -11,9 +10,10 @@ from collections.abc import Callable
 import pytest
 
 from policy import tlsrpt as record
-from sender import counting, journal, outcome, report
+from sender import journal, outcome, report
 from sender.cli import inspecting
-from sender.store import closings, counts, deliveries, engine, reports
+from sender.store import closings, deliveries, engine, reports
+from tests import stored
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -65,7 +65,7 @@ def filled(store: engine.Store, add: Callable[..., None]) -> engine.Store:
 def test_pending_json_has_the_keys_of_the_contract(tlsrpt: Command, filled: engine.Store) -> None:
     """No key more, none less; days by domain, deliveries by their next attempt; times in UTC with Z."""
     shown = json.loads(tlsrpt("pending", "--json").stdout)
-    assert shown.keys() == {"domain_days", "deliveries"}
+    assert shown.keys() == {"domain_days", "deliveries", "hosts_missing"}
     days, waiting = shown["domain_days"], shown["deliveries"]
     assert [(row["domain"], row["state"], row["successful"], row["failed"]) for row in days] == [
         ("closed.example", "closed", 3, 2),
@@ -177,11 +177,11 @@ def test_a_long_table_is_cut_and_says_by_how_much(
         put_delivery(store, f"{place:04}@s.example", "mailto:r@a.example", DELIVERED)
     put_delivery(store, "due@s.example", "mailto:r@a.example", None)
     pending, history = tlsrpt("pending").stdout, tlsrpt("history").stdout
-    assert "2 more rows: --json shows all." in pending
+    assert "There are more rows: --json shows all." in pending
     assert "d0000.example" in pending
     assert f"d{inspecting.MAX_ROWS:04}.example" not in pending
     assert "due@s.example" in pending
-    assert "2 older rows: --json shows all." in history
+    assert "There are older rows: --json shows all." in history
     assert "0001@s.example" not in history
     assert f"{inspecting.MAX_ROWS + 1:04}@s.example" in history
     assert len(json.loads(tlsrpt("pending", "--json").stdout)["domain_days"]) == inspecting.MAX_ROWS + 2
@@ -224,9 +224,9 @@ def test_what_goes_wrong_on_the_way_is_told_on_standard_error_only(tlsrpt: Comma
 def test_late_sessions_are_listed_beside_a_report(store: engine.Store, tlsrpt: Command) -> None:
     """Another closing of the same domain-day is a row of its own."""
     datagram = b'{"d":"a.example","policies":[{"policy-type":9,"f":0}]}'
-    with store.write() as connection:
-        for _ in range(2):
-            counts.add(connection, DAY, counting.count(collections.Counter([datagram])))
+    for _ in range(2):
+        stored.count(store, DAY, [datagram])
+        with store.write() as connection:
             closings.close(connection, DAY)
     rows = json.loads(tlsrpt("pending", "--json").stdout)["domain_days"]
     assert [(row["domain"], row["successful"]) for row in rows] == [("a.example", 1)] * 2
