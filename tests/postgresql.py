@@ -81,6 +81,16 @@ class Server:
         self.stop("immediate")
         self.start()
 
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self._control("promote", "-w", "-t", "30")
+
+    def wait_until_caught_up(self, primary: "Server") -> None:
+        """Wait until a standby has all that its primary has."""
+        (position,) = primary.run("SELECT pg_current_wal_lsn()")
+        while self.run(f"SELECT pg_last_wal_replay_lsn() >= '{position}'") != ["t"]:
+            pass
+
     def _control(self, verb: str, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         command = (str(_program("pg_ctl")), verb, "-D", str(self.folder / "data"), *arguments)
         _run(*command, prefix=prefix)
@@ -108,6 +118,18 @@ def _run(*command: str, prefix: tuple[str, ...] = ()) -> None:
 
 
 @contextlib.contextmanager
+def start_standby(primary: Server) -> Iterator[Server]:
+    """Run a standby of a server, which follows it over its Unix socket."""
+    with _folder() as folder:
+        source = ("-h", str(primary.folder), "-U", "tlsrpt", "-D", str(folder / "data"))
+        _run(str(_program("pg_basebackup")), *source, "-R", "-c", "fast", "--no-sync")
+        with (folder / "data" / "postgresql.conf").open("a") as file:
+            file.write(f"unix_socket_directories = '{folder}'\n")
+        with _running(Server(folder, "")) as server:
+            yield server
+
+
+@contextlib.contextmanager
 def start(settings: Mapping[str, str] = {}, *, listen: str = "", prefix: tuple[str, ...] = ()) -> Iterator[Server]:
     """Run a server in a folder of its own until the end of the context.
 
@@ -116,11 +138,7 @@ def start(settings: Mapping[str, str] = {}, *, listen: str = "", prefix: tuple[s
         listen: address for TCP; empty: the Unix socket only.
         prefix: of the command that starts it.
     """
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="tlsrpt-pg-"))  # short: the path of a socket has 107 octets
-    try:
-        if (user := _user()) is not None:
-            shutil.chown(folder, user)
-        folder.chmod(0o755)
+    with _folder() as folder:
         options = ("-U", "tlsrpt", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
         _run(str(_program("initdb")), "-D", str(folder / "data"), *options)
         lines = {**SETTINGS, "listen_addresses": listen, "unix_socket_directories": str(folder), **settings}
@@ -129,12 +147,27 @@ def start(settings: Mapping[str, str] = {}, *, listen: str = "", prefix: tuple[s
         if listen:
             with (folder / "data" / "pg_hba.conf").open("a") as file:
                 file.write("host all all 0.0.0.0/0 trust\n")
-        server = Server(folder, listen, prefix)
-        server.start()
-        try:
+        with _running(Server(folder, listen, prefix)) as server:
             yield server
-        finally:
-            with contextlib.suppress(AssertionError):  # a test may have left it stopped
-                server.stop("immediate")
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[pathlib.Path]:
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="tlsrpt-pg-"))  # short: the path of a socket has 107 octets
+    try:
+        if (user := _user()) is not None:
+            shutil.chown(folder, user)
+        folder.chmod(0o755)
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _running(server: Server) -> Iterator[Server]:
+    server.start()
+    try:
+        yield server
+    finally:
+        with contextlib.suppress(AssertionError):  # a test may have left it stopped
+            server.stop("immediate")

@@ -5,8 +5,8 @@ import datetime as dt
 import pytest
 import sqlalchemy as sa
 
-from sender import closing
-from sender.store import engine, listings, reports, schema
+from sender import closing, config
+from sender.store import engine, listings, recorders, reports, schema
 from tests import stored
 
 pytestmark = pytest.mark.both_stores
@@ -104,3 +104,59 @@ def test_a_store_that_is_away_closes_nothing(store: engine.Store) -> None:
         connection.exec_driver_sql("ALTER TABLE gone RENAME TO closings")
     assert closed(store) == []
     assert closing.close(store, DAY) == [DAY]
+
+
+MIDNIGHT = dt.datetime(2026, 11, 25, tzinfo=dt.UTC)
+"""The end of the day."""
+
+SETTINGS = config.Report(settle=300, wait_for_hosts=14400)
+
+# id, when each host was tallied (minutes from midnight) and whether it ended in order, now in minutes, waited for
+HOSTS = [
+    ("no host was ever heard of", [], 5, []),
+    ("all were tallied past midnight", [(0, False), (4, False)], 5, []),
+    ("one second is missing", [(-1 / 60, False), (4, False)], 5, ["host 0"]),
+    ("one fell silent in the evening", [(-60, False), (4, False)], 5, ["host 0"]),
+    ("two did", [(-60, False), (-24 * 60, False)], 5, ["host 0", "host 1"]),
+    ("it was stopped in order", [(-60, True), (4, False)], 5, []),
+    ("it was gone before the day began", [(-24 * 60 - 1 / 60, False), (4, False)], 5, []),
+    ("the time is almost up", [(-60, False)], 239, ["host 0"]),
+    ("the time is up", [(-60, False)], 240, []),
+]
+
+
+@pytest.mark.parametrize(("tallied", "now", "expected"), [row[1:] for row in HOSTS], ids=[row[0] for row in HOSTS])
+def test_a_day_waits_for_hosts_that_were_alive_on_it(
+    store: engine.Store, tallied: list[tuple[float, bool]], now: float, expected: list[str]
+) -> None:
+    """Until they have been tallied past its midnight, or the time is up."""
+    for number, (minutes, ended) in enumerate(tallied):
+        note(store, number, minutes, ended=ended)
+    last = closing.last_to_close(store, MIDNIGHT + dt.timedelta(minutes=now), SETTINGS)
+    assert last == (DAY - dt.timedelta(days=1) if expected else DAY)
+    if now < SETTINGS.wait_for_hosts / 60:
+        assert [one.host for one in closing.missing_hosts(store, DAY)] == expected
+
+
+def test_a_host_is_waited_for_again_after_a_restart(store: engine.Store) -> None:
+    """That a command counts what its journal holds changes nothing about that it was stopped."""
+    for minutes, ended, expected in ((-60, False, 1), (-50, True, 0), (-40, None, 0), (-30, False, 1), (0, None, 0)):
+        note(store, 0, minutes, ended=ended)
+        assert len(closing.missing_hosts(store, DAY)) == expected
+
+
+def note(store: engine.Store, number: int, minutes: float, *, ended: bool | None) -> None:
+    """Note that a host was tallied so many minutes after midnight."""
+    when = MIDNIGHT + dt.timedelta(minutes=minutes)
+    store.change(lambda c: recorders.note(c, f"journal {number}", f"host {number}", when, ended=ended))
+
+
+def test_a_host_that_comes_back_later_leads_to_a_closing_of_its_own(store: engine.Store) -> None:
+    """What was closed without it is left as it is."""
+    add(store, "a.example")
+    note(store, 0, -60, ended=False)
+    assert closing.close(store, DAY) == [DAY]
+    add(store, "a.example", times=2)
+    note(store, 0, 600, ended=False)
+    assert closing.close(store, DAY) == [DAY]
+    assert closed(store) == [(DAY, "a.example", 1, 1), (DAY, "a.example", 2, 2)]
