@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import datetime as dt
 import pathlib
+import random
 import signal
 import socket
 import threading
@@ -29,8 +30,8 @@ PIECE = 4 * 2**20
 BEAT = dt.timedelta(minutes=1)
 """How often the store is told that this host is alive, when there is nothing to count."""
 
-RETRY = 10.0
-"""Seconds until the store is tried again when it is away; the journal holds meanwhile."""
+RETRY_FIRST, RETRY_LAST = 1.0, 60.0
+"""Seconds until the store is tried again when it is away, doubled each time; the journal holds meanwhile."""
 
 KEEP_SEGMENTS = dt.timedelta(days=2)
 """How long a segment stays after its day, tallied as it is, for a person to look at."""
@@ -180,6 +181,7 @@ def main(settings: config.Config) -> int:
     log.info("tally started", journal=settings.recorder.journal)
     tally: Tally | None = None
     noted = dt.datetime.min.replace(tzinfo=dt.UTC)
+    delay = RETRY_FIRST
     last = False
     while not last:
         last = stop.is_set()
@@ -191,9 +193,11 @@ def main(settings: config.Config) -> int:
                 tally.note(now, ended=last)
                 noted = now
         except (engine.StoreError, journal.JournalError) as error:
-            log.error("the tally cannot go on, the journal holds", error=str(error), again_in=RETRY)
-            stop.wait(RETRY)
+            log.error("the tally cannot go on, the journal holds", error=str(error), again_in=delay)
+            stop.wait(delay * random.uniform(0.5, 1))  # noqa: S311 - so that not all hosts come back at once
+            delay = min(2 * delay, RETRY_LAST)
         else:
+            delay = RETRY_FIRST
             stop.wait(settings.store.flush)
     log.info("tally stopped")
     return 0

@@ -12,7 +12,7 @@ import pytest
 from policy import tlsrpt as record
 from sender import journal, outcome, report
 from sender.cli import inspecting
-from sender.store import closings, deliveries, engine, reports
+from sender.store import closings, deliveries, engine, recorders, reports
 from tests import stored
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -230,3 +230,25 @@ def test_late_sessions_are_listed_beside_a_report(store: engine.Store, tlsrpt: C
             closings.close(connection, DAY)
     rows = json.loads(tlsrpt("pending", "--json").stdout)["domain_days"]
     assert [(row["domain"], row["successful"]) for row in rows] == [("a.example", 1)] * 2
+
+
+def test_hosts_that_yesterday_is_without_are_named(tlsrpt: Command, store: engine.Store, yesterday: dt.date) -> None:
+    """In words, what becomes of it; in JSON, how far it was tallied. One that was stopped in order is none."""
+    noon = dt.datetime.combine(yesterday, dt.time(12), dt.UTC)
+
+    def note(connection: engine.Connection) -> None:
+        recorders.note(connection, "journal 1", "mx1.[red]example", noon)
+        recorders.note(connection, "journal 2", "mx2.example", noon, ended=True)
+        recorders.note(connection, "journal 3", "mx3.example", noon + dt.timedelta(days=1))
+
+    store.change(note)
+    assert json.loads(tlsrpt("pending", "--json").stdout)["hosts_missing"] == [
+        {"day": yesterday.isoformat(), "host": "mx1.[red]example", "tallied": f"{yesterday}T12:00:00Z"}
+    ]
+    told = "mx1.[red]example, which was tallied up to 12:00 UTC only"
+    for wait, expected in (
+        (0, f"{yesterday} was closed without {told}"),
+        (86400, f"{yesterday} waits until 00:00 UTC for {told}"),
+    ):
+        shown = tlsrpt("pending", TLSRPT_REPORT_WAIT_FOR_HOSTS=str(wait)).stdout
+        assert " ".join(shown.split()).endswith(expected)
