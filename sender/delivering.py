@@ -71,7 +71,7 @@ class Courier:
         batch = self._claim(selection)
         mails = collections.deque(one for one in batch if one[0].scheme == tlsrpt.Scheme.MAILTO)
         posts = [one for one in batch if one[0].scheme == tlsrpt.Scheme.HTTPS]
-        with noting.Notes(self.store) as notes:
+        async with noting.Notes(self.store) as notes:
             posted = (self._guarded(notes, delivery, self._post(delivery, made)) for delivery, made in posts)
             sent = (self._send(notes, mails, stopped) for _ in range(math.ceil(len(mails) / PER_CONNECTION)))
             done = await asyncio.gather(*sent, *posted, return_exceptions=True)
@@ -94,6 +94,7 @@ class Courier:
         connection = mail.Connection(self.relay, self.identity.domain, ca_file=self.ca_file, timeouts=self.timeouts)
         async with connection:
             while mails:
+                await notes.recovered()
                 if stopped() or self.clock() > until:  # a slow relay: the leases do not last for the rest
                     left = [one for one, _ in mails]
                     self.store.change(functools.partial(deliveries.release, claimed=left))

@@ -4,7 +4,7 @@ import asyncio
 import datetime as dt
 import pathlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import pytest
 
@@ -38,23 +38,17 @@ def delivered(store: engine.Store) -> int:
     return int(found)
 
 
-def run(scenario: Callable[[], object]) -> None:
+def run(scenario: Callable[[], Coroutine[None, None, None]]) -> None:
     """Run a scenario in an event loop."""
-
-    async def within() -> None:
-        result = scenario()
-        if asyncio.iscoroutine(result):
-            await result
-
-    asyncio.run(within())
+    asyncio.run(scenario())
 
 
 def test_few_attempts_are_not_noted_at_any_time(store: engine.Store) -> None:
     """A process that dies makes fewer than UNNOTED deliveries again."""
     attempts = claimed(store, 3 * noting.UNNOTED)
 
-    def scenario() -> None:
-        with noting.Notes(store) as notes:
+    async def scenario() -> None:
+        async with noting.Notes(store) as notes:
             for place, attempt in enumerate(attempts, 1):
                 notes.add(attempt)
                 assert place - noting.UNNOTED < delivered(store) <= place
@@ -68,10 +62,10 @@ def test_an_attempt_is_noted_soon_while_another_takes_long(store: engine.Store) 
     (attempt,) = claimed(store, 1)
 
     async def scenario() -> None:
-        with noting.Notes(store) as notes:
+        async with noting.Notes(store) as notes:
             notes.add(attempt)
             assert delivered(store) == 0
-            async with asyncio.timeout(10 * noting.PATIENCE):
+            async with asyncio.timeout(10 * noting.SOON):
                 while not notes.noted:  # noqa: ASYNC110 - it is not for the test that it tells
                     await asyncio.sleep(0.01)
             assert delivered(store) == 1
@@ -84,8 +78,8 @@ def test_at_the_end_all_are_noted_however_it_ends(store: engine.Store, error: ty
     """What was sent and is known to be sent is not sent again because something else went wrong."""
     attempts = claimed(store, noting.UNNOTED + 3)
 
-    def scenario() -> None:
-        with noting.Notes(store) as notes:
+    async def scenario() -> None:
+        async with noting.Notes(store) as notes:
             for attempt in attempts:
                 notes.add(attempt)
             if error is not None:
@@ -100,25 +94,40 @@ def test_at_the_end_all_are_noted_however_it_ends(store: engine.Store, error: ty
 
 
 @pytest.mark.sqlite_store
-def test_a_store_that_refuses_is_told_and_tried_again_for_the_rest(store: engine.Store, tmp_path: pathlib.Path) -> None:
-    """Those of the failed transaction keep their lease; the error comes out at the end at the latest."""
+def test_what_the_store_refuses_is_kept_until_it_takes_it(store: engine.Store, tmp_path: pathlib.Path) -> None:
+    """Nothing is sent again because the database was away for a moment."""
     attempts = claimed(store, noting.UNNOTED + 1)
 
-    def scenario() -> None:
-        with noting.Notes(store) as notes:
-            meddle(tmp_path, "CREATE TRIGGER no BEFORE UPDATE ON deliveries BEGIN SELECT RAISE(ABORT, 'no'); END")
-            for attempt in attempts[:-2]:
+    async def scenario() -> None:
+        async with noting.Notes(store) as notes:
+            meddle(tmp_path, REFUSE)
+            for attempt in attempts:
                 notes.add(attempt)
-            with pytest.raises(engine.StoreError):
-                notes.add(attempts[-2])
+            assert (delivered(store), notes.noted) == (0, [])
             meddle(tmp_path, "DROP TRIGGER no")
-            with pytest.raises(engine.StoreError):
-                notes.add(attempts[-1])
-        assert notes.noted == attempts[-1:]
+            await notes.recovered()
+            assert notes.noted == attempts
 
-    with pytest.raises(engine.StoreError):
+    run(scenario)
+    assert delivered(store) == len(attempts)
+
+
+@pytest.mark.sqlite_store
+def test_a_store_that_refuses_for_too_long_is_an_error(store: engine.Store, tmp_path: pathlib.Path) -> None:
+    """Their leases then tell when they are sent again."""
+    attempts = claimed(store, noting.UNNOTED)
+    meddle(tmp_path, REFUSE)
+
+    async def scenario() -> None:
+        async with noting.Notes(store, patience=0) as notes:
+            for attempt in attempts:
+                notes.add(attempt)
+
+    with pytest.raises(engine.StoreError, match="no"):
         run(scenario)
-    assert delivered(store) == 1
+
+
+REFUSE = "CREATE TRIGGER no BEFORE UPDATE ON deliveries BEGIN SELECT RAISE(ABORT, 'no'); END"
 
 
 def meddle(folder: pathlib.Path, statement: str) -> None:

@@ -1,6 +1,7 @@
 """PostgreSQL goes away under a running ``tlsrpt serve``: nobody who hands in or asks notices, and nothing is lost."""
 
 import asyncio
+import itertools
 import json
 import os
 import pathlib
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from sender import daily
 from sender.demo import internet, zone
+from sender.store import engine, listings
 from tests import postgresql
-from tests.sender import test_findings
+from tests.sender import test_delivering, test_findings
 
 Serve = Callable[..., Any]
 
@@ -90,3 +93,46 @@ def _wait_for_count(folder: pathlib.Path, number: int) -> None:
         if [row["successful"] for row in json.loads(done.stdout)["domain_days"]] == [number]:
             return
     pytest.fail(f"not counted: {done.stdout}")
+
+
+@pytest.fixture
+def store_url(server: postgresql.Server) -> str:
+    """In the server that the test stops."""
+    return server.url("postgres")
+
+
+MAILS = 12
+
+
+def test_what_is_delivered_while_the_server_restarts_is_delivered_once(
+    in_internet: Callable[..., None], store: engine.Store, server: postgresql.Server
+) -> None:
+    """Its outcome is kept until the server is back; what was not begun waits for that, too."""
+
+    async def scenario(net: internet.Internet, job: daily.Daily) -> None:
+        for number in range(MAILS):
+            test_delivering.put_report(store, job, f"mailto:r@d{number}.example")
+        calls = itertools.count()
+        restarts: list[asyncio.Task[None]] = []
+
+        async def restart() -> None:
+            await asyncio.sleep(0.5)  # another one than a database: that it is away shall be noticed
+            await asyncio.to_thread(server.start)
+
+        def stopped() -> bool:
+            if next(calls) == 2:
+                server.stop("immediate")
+                restarts.append(asyncio.create_task(restart()))
+            return False
+
+        attempts = await job.courier.deliver(stopped=stopped)
+        await asyncio.gather(*restarts)
+        assert len(restarts) == 1
+        assert sorted(one.delivery.number for one in attempts) == [1] * MAILS
+        assert sorted(one.recipients[0] for one in net.mail.mailbox.messages) == sorted(
+            f"r@d{number}.example" for number in range(MAILS)
+        )
+        with store.read() as connection:
+            assert len(list(listings.settled_deliveries(connection))) == MAILS
+
+    in_internet(scenario)
