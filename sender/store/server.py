@@ -16,8 +16,9 @@ LOCK_TIMEOUT = 30
 STATEMENT_TIMEOUT = 300
 """Seconds that one statement may take: a listing of all there is takes the longest."""
 
-IDLE_TIMEOUT = 60
-"""Seconds after which the server ends a transaction whose client has fallen silent, and gives its locks back."""
+IDLE_TIMEOUT = 20
+"""Seconds after which the server ends a transaction whose client has fallen silent: many times what a batch thinks
+between two statements, and less than :data:`LOCK_TIMEOUT`, so that a host which vanishes keeps no day from closing."""
 
 SILENCE = 20
 """Seconds after which a connection is given up whose other end does not answer: a host may vanish without a word."""
