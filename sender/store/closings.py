@@ -53,25 +53,22 @@ def is_closed() -> sa.ColumnElement[bool]:
     return closed
 
 
-def may_be_closed(connection: sa.Connection) -> sa.ColumnElement[bool]:
-    """Return a condition for :func:`is_closed` rows of ``domain_days`` that an index can answer.
+def closed_on(connection: sa.Connection, day: dt.date) -> sa.ColumnElement[bool]:
+    """Return the condition that a row of ``domain_days`` of a day is closed, such that an index can answer it.
 
     The days that go on have a row for every domain that mail was sent to: nobody should look through these.
     """
-    rows, table = schema.domain_days, schema.closings
-    every: list[dt.date] = []
-    single: dict[dt.date, list[str]] = {}
-    for day, domain in connection.execute(sa.select(table.c.day, table.c.domain)):
-        if domain == EVERY_DOMAIN:
-            every.append(day)
-        else:
-            single.setdefault(day, []).append(domain)
-    rest = [
-        sa.and_(rows.c.day == day, bulk.among(connection, rows.c.domain, domains))
-        for day, domains in single.items()
-        if day not in every
-    ]
-    return sa.and_(sa.or_(rows.c.day.in_(every), *rest), is_closed())
+    rows, of_day = schema.domain_days, closed(connection, day)
+    regular: sa.ColumnElement[bool] = rows.c.closing <= of_day.every
+    if not of_day.single:
+        return regular
+    return sa.or_(regular, sa.and_(bulk.among(connection, rows.c.domain, list(of_day.single)), is_closed()))
+
+
+def all_closed(connection: sa.Connection) -> dict[dt.date, Closed]:
+    """Return how often each day was closed that was closed at all, oldest first."""
+    query = sa.select(schema.closings.c.day).distinct().order_by(schema.closings.c.day)
+    return {day: closed(connection, day) for day in connection.execute(query).scalars().all()}
 
 
 def days_to_close(connection: sa.Connection, last: dt.date, domain: str | None = None) -> list[dt.date]:
@@ -81,7 +78,8 @@ def days_to_close(connection: sa.Connection, last: dt.date, domain: str | None =
 
 def _is_open(connection: sa.Connection, day: dt.date, domain: str | None) -> bool:
     table = schema.domain_days
-    query = sa.select(table.c.domain).where(table.c.day == day, table.c.state == schema.UNDECIDED, ~is_closed())
+    query = sa.select(table.c.domain).where(table.c.day == day, table.c.state == schema.UNDECIDED)
+    query = query.where(table.c.closing > closed(connection, day).every, ~is_closed())
     if domain is not None:
         query = query.where(table.c.domain == domain)
     return connection.execute(query.limit(1)).first() is not None

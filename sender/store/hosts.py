@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from sender import report, session
-from sender.store import bulk, closings, days, reports, schema
+from sender.store import bulk, closings, reports, schema
 
 CHUNK = 500
 """Rows whose failures are asked for in one statement."""
@@ -60,25 +60,31 @@ def untold(
     Days on which a reporter has yet to decide about a domain-day are left to the one that comes last, so that a host is
     told once of all; but not where one ``host`` is asked for.
     """
-    rows, policies = schema.domain_days, schema.policies
-    query = sa.select(policies.c.day, policies.c.policy_domain).distinct().where(*_untold(rows, policies))
-    if host is None:
-        query = query.where(policies.c.day.not_in(_being_decided(connection)))
-    if after is not None:
-        key = sa.tuple_(policies.c.day, policies.c.policy_domain)
-        query = query.where(key > sa.tuple_(sa.literal(after.day), sa.literal(after.host)))
-    if host is not None:
-        query = query.where(policies.c.policy_domain == host)
-    query = query.order_by(policies.c.day, policies.c.policy_domain).limit(limit)
-    return [HostDay(*row) for row in connection.execute(query)]
+    policies = schema.policies
+    found: list[HostDay] = []
+    for day, of_day in closings.all_closed(connection).items():
+        if (after is not None and day < after.day) or (host is None and _is_being_decided(connection, day)):
+            continue
+        query = sa.select(policies.c.policy_domain).distinct().where(policies.c.day == day)
+        query = query.where(*_untold(schema.domain_days, policies))
+        if not of_day.every:
+            query = query.where(bulk.among(connection, policies.c.domain, list(of_day.single)))
+        if after is not None and day == after.day:
+            query = query.where(policies.c.policy_domain > after.host)
+        if host is not None:
+            query = query.where(policies.c.policy_domain == host)
+        query = query.order_by(policies.c.policy_domain).limit(limit - len(found))
+        found += [HostDay(day, name) for name in connection.execute(query).scalars()]
+        if len(found) == limit:
+            break
+    return found
 
 
-def _being_decided(connection: sa.Connection) -> list[dt.date]:
-    """Return the days with a closed domain-day that nobody has looked at yet; one that waits for the DNS is none."""
+def _is_being_decided(connection: sa.Connection, day: dt.date) -> bool:
+    """Tell whether a day has a closed domain-day that nobody has looked at yet; one that waits for the DNS is none."""
     rows = schema.domain_days
-    closed = closings.may_be_closed(connection)
-    unseen = sa.select(rows.c.day).where(rows.c.state == schema.UNDECIDED, rows.c.reason.is_(None), closed).limit(1)
-    return [day for day in days.undecided(connection) if connection.execute(unseen.where(rows.c.day == day)).first()]
+    query = sa.select(rows.c.domain).where(rows.c.day == day, rows.c.state == schema.UNDECIDED, rows.c.reason.is_(None))
+    return connection.execute(query.where(closings.closed_on(connection, day)).limit(1)).first() is not None
 
 
 def shares(connection: sa.Connection, host_day: HostDay) -> list[Share]:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import datetime as dt
+import heapq
+import itertools
 from collections.abc import Iterator
 
 import sqlalchemy as sa
@@ -25,21 +27,25 @@ class PendingDay:
 
 
 def pending_days(connection: sa.Connection, domain: str | None = None, most: int | None = None) -> Iterator[PendingDay]:
-    """Yield the domain-days without a report, by day and domain; the first ``most``."""
-    table = schema.domain_days
-    about = (table.c.day, table.c.domain, table.c.closing, table.c.successful, table.c.failed)
+    """Yield the domain-days without a report, by day, closing and domain; the first ``most``."""
     undecided = sa.case((closings.is_closed(), "closed"), else_="open")
-    each = [
-        sa.select(*about, state.label("standing"), table.c.reason).where(
-            table.c.state == kept, *_of_domain(connection, table, domain)
-        )
-        for kept, state in ((schema.UNDECIDED, undecided), (schema.SKIPPED, sa.literal(schema.SKIPPED)))
-    ]
-    both = sa.union_all(*each).subquery()  # each has an index of its own
-    query = sa.select(*(both.c[field.name] for field in dataclasses.fields(PendingDay) if field.name != "state"))
-    query = query.add_columns(both.c.standing).order_by(both.c.day, both.c.domain, both.c.closing).limit(most)
-    for row in connection.execute(query):
-        yield PendingDay(row.day, row.domain, row.successful, row.failed, row.standing, row.reason)
+    skipped = sa.literal(schema.SKIPPED)
+    kinds = ((schema.UNDECIDED, undecided), (schema.SKIPPED, skipped))  # each has an index of its own
+    found = [_pending_days(connection, domain, most, kept, shown) for kept, shown in kinds]
+    for _, row in itertools.islice(heapq.merge(*found, key=lambda pair: pair[0]), most):
+        yield row
+
+
+def _pending_days(
+    connection: sa.Connection, domain: str | None, most: int | None, state: str, shown: sa.ColumnElement[str]
+) -> Iterator[tuple[tuple[dt.date, int, str], PendingDay]]:
+    """Yield rows in one state, each with its key, in the order of the key."""
+    table = schema.domain_days
+    key = (table.c.day, table.c.closing, table.c.domain)
+    query = sa.select(*key, table.c.successful, table.c.failed, shown, table.c.reason)
+    query = query.where(table.c.state == state, *_of_domain(connection, table, domain)).order_by(*key).limit(most)
+    for day, closing, name, *rest in connection.execute(query):
+        yield (day, closing, name), PendingDay(day, name, *rest)
 
 
 def _of_domain(connection: sa.Connection, table: sa.Table, domain: str | None) -> list[sa.ColumnElement[bool]]:

@@ -58,7 +58,7 @@ def undecided(
     domain: str | None = None,
     last: dt.date | None = None,
 ) -> list[DomainDay]:
-    """Return closed domain-days of which nothing was decided yet, in order of (day, domain, closing).
+    """Return closed domain-days of which nothing was decided yet, in order of (day, closing, domain).
 
     Args:
         connection: a reading one.
@@ -67,7 +67,12 @@ def undecided(
         domain: only of this domain.
         last: as if all days up to this one were closed.
     """
-    return [DomainDay(*row) for row in connection.execute(_undecided(connection, limit, after, domain, last))]
+    found: list[DomainDay] = []
+    for query in _undecided(connection, after, domain, last):
+        found += [DomainDay(*row) for row in connection.execute(query.limit(limit - len(found)))]
+        if len(found) == limit:
+            break
+    return found
 
 
 def claim(
@@ -89,13 +94,17 @@ def claim(
         after: begin behind this one.
         domain: only of this domain.
     """
-    query = _undecided(connection, limit, after, domain, None)
     if connection.dialect.name != "postgresql":
-        return [DomainDay(*row) for row in connection.execute(query)]
+        return undecided(connection, limit, after=after, domain=domain)
     table = schema.domain_days
     seconds = int(now.timestamp())
     free = sa.or_(table.c.leased_until.is_(None), table.c.leased_until <= seconds)
-    claimed = [DomainDay(*row) for row in connection.execute(query.where(free).with_for_update(skip_locked=True))]
+    claimed: list[DomainDay] = []
+    for query in _undecided(connection, after, domain, None):
+        mine = query.where(free).limit(limit - len(claimed)).with_for_update(skip_locked=True)
+        claimed += [DomainDay(*row) for row in connection.execute(mine)]
+        if len(claimed) == limit:
+            break
     _lease(connection, claimed, seconds + int(LEASE.total_seconds()))
     return claimed
 
@@ -126,19 +135,22 @@ def _by_closing(
 
 
 def _undecided(
-    connection: sa.Connection, limit: int, after: DomainDay | None, domain: str | None, last: dt.date | None
-) -> sa.Select[Any]:
+    connection: sa.Connection, after: DomainDay | None, domain: str | None, last: dt.date | None
+) -> Iterator[sa.Select[Any]]:
+    """Yield a query for each day that has any, in order: an index then has the rest."""
     table = schema.domain_days
-    key = sa.tuple_(table.c.day, table.c.domain, table.c.closing)
-    ready = closings.may_be_closed(connection)
-    if last is not None:
-        ready = sa.or_(ready, table.c.day <= last)
-    query = sa.select(*_domain_day_columns()).where(table.c.state == schema.UNDECIDED, ready)
-    if after is not None:
-        query = query.where(key > sa.tuple_(sa.literal(after.day), sa.literal(after.domain), sa.literal(after.closing)))
-    if domain is not None:
-        query = query.where(table.c.day.in_(days.undecided(connection)), table.c.domain == domain)
-    return query.order_by(table.c.day, table.c.domain, table.c.closing).limit(limit)
+    for day in days.undecided(connection):
+        if after is not None and day < after.day:
+            continue
+        query = sa.select(*_domain_day_columns()).where(table.c.day == day, table.c.state == schema.UNDECIDED)
+        if last is None or day > last:
+            query = query.where(closings.closed_on(connection, day))
+        if after is not None and day == after.day:
+            key = sa.tuple_(table.c.closing, table.c.domain)
+            query = query.where(key > sa.tuple_(sa.literal(after.closing), sa.literal(after.domain)))
+        if domain is not None:
+            query = query.where(table.c.domain == domain)
+        yield query.order_by(table.c.closing, table.c.domain)
 
 
 def open_counts(connection: sa.Connection, day: dt.date, domain: str) -> DomainDay | None:

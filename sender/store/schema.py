@@ -142,16 +142,16 @@ deliveries = sa.Table(
 sa.Index(
     "domain_days_undecided",
     domain_days.c.day,
-    domain_days.c.domain,
     domain_days.c.closing,
+    domain_days.c.domain,
     sqlite_where=domain_days.c.state == UNDECIDED,
     postgresql_where=domain_days.c.state == UNDECIDED,
 )
 sa.Index(
     "domain_days_skipped",
     domain_days.c.day,
-    domain_days.c.domain,
     domain_days.c.closing,
+    domain_days.c.domain,
     sqlite_where=domain_days.c.state == SKIPPED,
     postgresql_where=domain_days.c.state == SKIPPED,
 )
@@ -162,12 +162,14 @@ sa.Index(
     sqlite_where=(policies.c.policy_type == "tlsa") & (policies.c.host_told == 0),
     postgresql_where=(policies.c.policy_type == "tlsa") & (policies.c.host_told == 0),
 )
-sa.Index("deliveries_due", deliveries.c.state, deliveries.c.next_attempt)
+sa.Index("deliveries_due", deliveries.c.state, deliveries.c.next_attempt, deliveries.c.report_id, deliveries.c.number)
 sa.Index("deliveries_by_mail_domain", deliveries.c.mail_domain, deliveries.c.state, deliveries.c.settled)
 sa.Index("deliveries_by_day", deliveries.c.day, deliveries.c.domain)
 sa.Index(
     "deliveries_settled",
     deliveries.c.settled,
+    deliveries.c.report_id,
+    deliveries.c.number,
     sqlite_where=deliveries.c.settled.is_not(None),
     postgresql_where=deliveries.c.settled.is_not(None),
 )

@@ -40,7 +40,8 @@ def _close(store: engine.Store, domain: str = closings.EVERY_DOMAIN, day: dt.dat
 
 def _undecided(store: engine.Store) -> list[tuple[str, int, int, int]]:
     with store.read() as connection:
-        return [(one.domain, one.closing, one.successful, one.failed) for one in reports.undecided(connection, 99)]
+        found = reports.undecided(connection, 99)
+    return sorted((one.domain, one.closing, one.successful, one.failed) for one in found)
 
 
 def test_the_migrations_make_what_the_code_expects(store: engine.Store) -> None:

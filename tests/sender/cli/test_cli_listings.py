@@ -63,14 +63,14 @@ def filled(store: engine.Store, add: Callable[..., None]) -> engine.Store:
 
 
 def test_pending_json_has_the_keys_of_the_contract(tlsrpt: Command, filled: engine.Store) -> None:
-    """No key more, none less; days by domain, deliveries by their next attempt; times in UTC with Z."""
+    """No key more, none less; days by domain, late ones last, deliveries by their next attempt; times in UTC with Z."""
     shown = json.loads(tlsrpt("pending", "--json").stdout)
     assert shown.keys() == {"domain_days", "deliveries", "hosts_missing"}
     days, waiting = shown["domain_days"], shown["deliveries"]
     assert [(row["domain"], row["state"], row["successful"], row["failed"]) for row in days] == [
         ("closed.example", "closed", 3, 2),
-        ("open.example", "open", 1234, 0),
         ("skipped.example", "skipped", 3, 2),
+        ("open.example", "open", 1234, 0),
     ]
     assert all(row.keys() == DOMAIN_DAY_KEYS for row in days)
     assert {row["day"] for row in days} == {"2026-11-23"}

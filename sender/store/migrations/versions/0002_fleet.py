@@ -21,8 +21,13 @@ def upgrade() -> None:
     )
     leased = sa.Column("leased_until", sa.BigInteger(), comment="a reporter is at it until then; PostgreSQL only")
     op.add_column("domain_days", leased)
-    skipped = sa.text("state = 'skipped'")
-    key = ["day", "domain", "closing"]
-    op.create_index("domain_days_skipped", "domain_days", key, sqlite_where=skipped, postgresql_where=skipped)
-    settled = sa.text("settled IS NOT NULL")
-    op.create_index("deliveries_settled", "deliveries", ["settled"], sqlite_where=settled, postgresql_where=settled)
+    key = ["day", "closing", "domain"]  # what is closed and what is open lie apart
+    op.drop_index("domain_days_undecided", "domain_days")
+    for state in ("undecided", "skipped"):
+        where = sa.text(f"state = '{state}'")
+        op.create_index(f"domain_days_{state}", "domain_days", key, sqlite_where=where, postgresql_where=where)
+    op.drop_index("deliveries_due", "deliveries")
+    op.create_index("deliveries_due", "deliveries", ["state", "next_attempt", "report_id", "number"])
+    where = sa.text("settled IS NOT NULL")
+    key = ["settled", "report_id", "number"]
+    op.create_index("deliveries_settled", "deliveries", key, sqlite_where=where, postgresql_where=where)
