@@ -87,6 +87,35 @@ def among(connection: sa.Connection, column: sa.Column[Any], values: Collection[
     return column.in_(values)
 
 
+def find(
+    connection: sa.Connection,
+    columns: Sequence[sa.Column[Any]],
+    column: sa.Column[Any],
+    values: Collection[Any],
+    *conditions: sa.ColumnElement[bool],
+) -> Sequence[Any]:
+    """Return the rows in which a column has one of many values, looked up one by one in an index.
+
+    PostgreSQL gets to know a new table (each day is one) only when it has analysed it. Until then it takes the day for
+    a rare one, reads all of it, and compares each row with each value; so it is told how.
+
+    Args:
+        connection: a reading one.
+        columns: what of the rows, all of one table.
+        column: of an index whose other leading columns are in the conditions.
+        values: of the column.
+        conditions: further ones.
+    """
+    if not _is_postgresql(connection):
+        return connection.execute(sa.select(*columns).where(*conditions, column.in_(values))).all()
+    given = (
+        sa.func.unnest(sa.literal(list(values), _array(column))).table_valued("value", name="given").render_derived()
+    )
+    of_one = sa.select(*columns).where(*conditions, column == given.c.value).correlate(given)
+    found = of_one.offset(0).lateral("found")  # the offset keeps the two from being planned as one
+    return connection.execute(sa.select(found).select_from(given).join(found, sa.true())).all()
+
+
 def _is_postgresql(connection: sa.Connection) -> bool:
     return connection.dialect.name == "postgresql"
 

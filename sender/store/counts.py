@@ -121,10 +121,8 @@ def _known(
     table = columns[0].table
     known: dict[str, set[Any]] = {}
     for chunk in _chunks(domains):
-        query = sa.select(table.c.domain, *columns).where(
-            table.c.day == day, table.c.closing == closing, bulk.among(connection, table.c.domain, chunk)
-        )
-        for domain, *key in connection.execute(query):
+        conditions = (table.c.day == day, table.c.closing == closing)
+        for domain, *key in bulk.find(connection, (table.c.domain, *columns), table.c.domain, chunk, *conditions):
             known.setdefault(domain, set()).add(tuple(key) if len(columns) > 1 else key[0])
     return known
 

@@ -226,16 +226,14 @@ def _rows(
     table: sa.Table,
     columns: Iterable[str],
     domain_days: Iterable[DomainDay],
-    *conditions: sa.ColumnElement[bool],
 ) -> Iterator[Any]:
     """Return rows of the domains and days, of all their closings."""
     by_day: dict[dt.date, list[str]] = collections.defaultdict(list)
     for one in domain_days:
         by_day[one.day].append(one.domain)
     for day, domains in by_day.items():
-        query = sa.select(*(table.c[name] for name in columns)).where(table.c.day == day, *conditions)
-        query = query.where(bulk.among(connection, table.c.domain, domains))
-        yield from connection.execute(query).all()
+        wanted = [table.c[name] for name in columns]
+        yield from bulk.find(connection, wanted, table.c.domain, domains, table.c.day == day)
 
 
 def policy(row: Any) -> session.Policy:
@@ -293,10 +291,10 @@ def add(connection: sa.Connection, made: Sequence[Report]) -> None:
     table = schema.reports
     revisions: collections.Counter[tuple[dt.date, str]] = collections.Counter()
     for day, of_day in itertools.groupby(made, key=lambda one: one.day):
-        query = sa.select(table.c.domain, sa.func.max(table.c.revision)).group_by(table.c.domain)
-        domains = [one.domain for one in of_day]
-        query = query.where(table.c.day == day, bulk.among(connection, table.c.domain, domains))
-        revisions.update({(day, domain): highest for domain, highest in connection.execute(query)})
+        domains = {one.domain for one in of_day}
+        known = bulk.find(connection, (table.c.domain, table.c.revision), table.c.domain, domains, table.c.day == day)
+        for domain, revision in known:
+            revisions[day, domain] = max(revisions[day, domain], revision)
     rows = []
     for one in made:
         revisions[one.day, one.domain] += 1
@@ -316,7 +314,7 @@ def of_domain(connection: sa.Connection, domain: str, day: dt.date) -> list[Repo
 def by_id(connection: sa.Connection, report_ids: Iterable[str]) -> dict[str, Report]:
     """Return reports by their ids."""
     table = schema.reports
-    rows = connection.execute(sa.select(table).where(bulk.among(connection, table.c.report_id, list(report_ids))))
+    rows = bulk.find(connection, list(table.c), table.c.report_id, list(report_ids))
     return {row.report_id: _report(row) for row in rows}
 
 

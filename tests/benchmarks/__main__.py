@@ -17,12 +17,13 @@ import rich.box
 import rich.console
 import rich.table
 
-from tests.benchmarks import answering, commands, delivering, measure, recording, reporting, tallying
+from tests.benchmarks import answering, commands, delivering, fleet, measure, recording, reporting, tallying
 
 ALL: tuple[measure.Benchmark, ...] = (
     *recording.BENCHMARKS,
     *tallying.BENCHMARKS,
     *reporting.BENCHMARKS,
+    *fleet.BENCHMARKS,
     *delivering.BENCHMARKS,
     *answering.BENCHMARKS,
     *commands.BENCHMARKS,

@@ -74,7 +74,7 @@ def test_pending_json_has_the_keys_of_the_contract(tlsrpt: Command, filled: engi
     ]
     assert all(row.keys() == DOMAIN_DAY_KEYS for row in days)
     assert {row["day"] for row in days} == {"2026-11-23"}
-    assert [row["reason"] for row in days] == [None, None, REASON]
+    assert [row["reason"] for row in days] == [None, REASON, None]
     assert waiting == [
         {
             "report_id": report_id,
