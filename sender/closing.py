@@ -64,11 +64,4 @@ def close(store: engine.Store, last: dt.date, domain: str | None = None) -> list
     Raises:
         store.engine.StoreError: the store cannot be used; nothing was closed.
     """
-
-    def work(connection: engine.Connection) -> list[dt.date]:
-        days = closings.days_to_close(connection, last, domain)
-        for day in days:
-            closings.close(connection, day, domain or closings.EVERY_DOMAIN)
-        return days
-
-    return store.change(work)
+    return store.change(lambda connection: closings.close_open(connection, last, domain))

@@ -71,6 +71,20 @@ def all_closed(connection: sa.Connection) -> dict[dt.date, Closed]:
     return {day: closed(connection, day) for day in connection.execute(query).scalars().all()}
 
 
+def close_open(connection: sa.Connection, last: dt.date, domain: str | None = None) -> list[dt.date]:
+    """Close the days up to ``last`` that have open counts (of a domain), and return them, oldest first.
+
+    Of several reporters that come at once, one closes a day; the others find it closed.
+    """
+    closed_now = []
+    for day in days_to_close(connection, last, domain):
+        locks.alone(connection, day)
+        if _is_open(connection, day, domain):
+            close(connection, day, domain or EVERY_DOMAIN)
+            closed_now.append(day)
+    return closed_now
+
+
 def days_to_close(connection: sa.Connection, last: dt.date, domain: str | None = None) -> list[dt.date]:
     """Return the days up to ``last`` that have open counts (of a domain), oldest first."""
     return [day for day in days.undecided(connection) if day <= last and _is_open(connection, day, domain)]

@@ -23,7 +23,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from sender import config, counting, tally
+from sender import config, counting
 from sender.store import closings, counts, engine, partitions
 from tests import postgresql
 from tests.benchmarks import installation, measure, processes, reporting, tallying, traffic
@@ -232,21 +232,9 @@ def _tally(place: measure.Place) -> Iterator[measure.Round]:
             name = f"round{next(numbers)}"
             server.run(f"CREATE DATABASE {name}")
             urls = (server.url(name), f"sqlite:///{place.scratch}/{name}.db")
-            return measure.Sample(*(_tallied(url, directory, now, number) for url in urls))
+            return measure.Sample(*(tallying.tallied(url, directory, now, number) for url in urls))
 
         yield one_round
-
-
-def _tallied(url: str, directory: pathlib.Path, now: dt.datetime, number: int) -> float:
-    """Tally a journal; return how many datagrams a second."""
-    store = engine.open_store(url)
-    started = time.perf_counter()
-    counted = tally.Tally(store, directory, "mta.example").catch_up(now)
-    figure = number / (time.perf_counter() - started)
-    store.close()
-    if counted != number:
-        raise AssertionError(f"{counted} of {number} counted")
-    return figure
 
 
 REPORTERS = 20

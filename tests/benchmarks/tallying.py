@@ -58,6 +58,18 @@ def _received(lines: Sequence[bytes]) -> float:
         return len(lines) / (time.perf_counter() - started)
 
 
+def tallied(url: str, directory: pathlib.Path, now: dt.datetime, number: int) -> float:
+    """Tally a journal of so many datagrams into a new store; return how many a second."""
+    store = engine.open_store(url)
+    started = time.perf_counter()
+    counted = tally.Tally(store, directory, "mta.example").catch_up(now)
+    figure = number / (time.perf_counter() - started)
+    store.close()
+    if counted != number:
+        raise AssertionError(f"{counted} of {number} counted")
+    return figure
+
+
 @contextlib.contextmanager
 def _tally(bare: Callable[[Sequence[bytes]], float], place: measure.Place) -> Iterator[measure.Round]:
     number, domains = SHORT if place.short else (DATAGRAMS, DOMAINS)
@@ -69,13 +81,7 @@ def _tally(bare: Callable[[Sequence[bytes]], float], place: measure.Place) -> It
 
     def one_round() -> measure.Sample:
         yardstick = bare(lines)
-        store = engine.open_store(f"sqlite:///{place.scratch}/{next(numbers)}.db")
-        started = time.perf_counter()
-        counted = tally.Tally(store, directory, "mta.example").catch_up(now)
-        figure = number / (time.perf_counter() - started)
-        store.close()
-        if counted != number:
-            raise AssertionError(f"{counted} of {number} counted")
+        figure = tallied(f"sqlite:///{place.scratch}/{next(numbers)}.db", directory, now, number)
         return measure.Sample(figure, yardstick)
 
     yield one_round

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from alembic import autogenerate, migration
 
 from policy import tlsrpt
-from sender import config, counting, outcome
-from sender.store import closings, counts, deliveries, engine, hosts, partitions, reports, retention, schema
+from sender import closing, config, counting, outcome
+from sender.store import closings, counts, deliveries, engine, hosts, locks, partitions, reports, retention, schema
 from tests import postgresql, stored
 
 DAY = dt.date(2026, 11, 23)
@@ -98,6 +98,22 @@ def test_what_is_added_while_a_day_closes_is_in_the_closing_or_behind_it(store: 
     assert len(taken) > 1
 
 
+def test_of_reporters_that_close_at_once_one_does(store: engine.Store) -> None:
+    """A day that is closed twice at once would have sessions of the moment between in a report of their own."""
+    stored.count(store, DAY, [datagram("a.example")])
+    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    with concurrent.futures.ThreadPoolExecutor(WRITERS) as pool:
+        with store.write() as connection:
+            locks.together(connection, DAY)  # somebody counts, so that all of them have to wait
+            closing_ = [pool.submit(closing.close, store, DAY) for _ in range(WRITERS)]
+            while connection.execute(waiting).scalar_one() < WRITERS:
+                pass
+        closed = [one.result(60) for one in closing_]
+    assert sorted(closed) == [[]] * (WRITERS - 1) + [[DAY]]
+    with store.read() as connection:
+        assert closings.closed(connection, DAY).every == 1
+
+
 def test_reporters_share_domain_days(store: engine.Store) -> None:
     """Each is claimed by one, until the lease is over or given back."""
     stored.count(store, DAY, [datagram(f"d{number}.example") for number in range(9)])
@@ -116,18 +132,23 @@ def test_what_another_one_is_claiming_is_not_waited_for(store: engine.Store) -> 
     """Two transactions that are open at the same time claim different deliveries and domain-days."""
     stored.count(store, DAY, [datagram(f"d{number}.example") for number in range(4)])
     store.change(lambda connection: closings.close(connection, DAY))
+    put_deliveries(store, 4)
+    with store.write() as one, store.write() as other:
+        assert [len(deliveries.claim(each, NOON, 2)) for each in (one, other, other)] == [2, 2, 0]
+        assert [len(reports.claim(each, NOON, 2)) for each in (one, other, other)] == [2, 2, 0]
+
+
+def put_deliveries(store: engine.Store, number: int) -> None:
+    """Put reports with a due delivery each into the store."""
     (rua,) = tlsrpt.parse_record("v=TLSRPTv1;rua=mailto:r@a.example").rua
 
     def put(connection: engine.Connection) -> None:
-        for number in range(4):
-            report_id = f"{number}@s.example"
+        for place in range(number):
+            report_id = f"{place:02}@s.example"
             reports.add(connection, [reports.Report(report_id, DAY, "a.example", NOON, 1, 0, b"packed")])
             deliveries.add(connection, [deliveries.Addressed(report_id, DAY, "a.example", [(rua, NOON)])])
 
     store.change(put)
-    with store.write() as one, store.write() as other:
-        assert [len(deliveries.claim(each, NOON, 2)) for each in (one, other, other)] == [2, 2, 0]
-        assert [len(reports.claim(each, NOON, 2)) for each in (one, other, other)] == [2, 2, 0]
 
 
 def test_two_that_decide_the_same_domain_day_make_one_report(store: engine.Store) -> None:
@@ -325,15 +346,7 @@ def test_a_full_disk_is_told_and_loses_nothing(own_server: postgresql.Server) ->
 
 def test_a_delivery_is_noted_whatever_order_two_reporters_note_in(store: engine.Store) -> None:
     """Each transaction takes its rows in the order of the key: no deadlock."""
-    (rua,) = tlsrpt.parse_record("v=TLSRPTv1;rua=mailto:r@a.example").rua
-
-    def put(connection: engine.Connection) -> None:
-        for number in range(20):
-            report_id = f"{number:02}@s.example"
-            reports.add(connection, [reports.Report(report_id, DAY, "a.example", NOON, 1, 0, b"packed")])
-            deliveries.add(connection, [deliveries.Addressed(report_id, DAY, "a.example", [(rua, NOON)])])
-
-    store.change(put)
+    put_deliveries(store, 20)
     claimed = store.change(lambda connection: deliveries.claim(connection, NOON, 20))
     step = outcome.Again(NOON, "later")
 
