@@ -187,6 +187,15 @@ class Connection:
                 self._drop()
                 raise
 
+    async def probe(self) -> str | None:
+        """Connect and greet, with TLS and login as configured; return what is wrong, ``None``: nothing."""
+        try:
+            await self._connected()
+        except _FAULTS as error:
+            self._drop()
+            return self._deferred("cannot be used", error).answer
+        return None
+
     async def _send(self, sender: str, recipient: str, content: bytes) -> outcome.Outcome:
         if self._trouble is not None:
             return self._trouble

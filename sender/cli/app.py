@@ -11,7 +11,7 @@ from typing import Annotated, TextIO
 import typer
 from typer import exceptions
 
-from sender.cli import following, inspecting, policies, reporting, running, serving, submitting
+from sender.cli import checking, following, inspecting, policies, reporting, running, serving, submitting
 
 NAME = "tlsrpt"
 
@@ -55,6 +55,7 @@ app.command("history")(inspecting.history)
 app.command("retry")(reporting.retry)
 app.command("cancel")(reporting.cancel)
 app.command("policy")(policies.policy)
+app.command("check")(checking.check)
 app.command("demo")(serving.demo)
 
 

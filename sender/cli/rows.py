@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from sender import outcome
+from sender.check import findings
 from sender.store import deliveries, listings, recorders
 
 
@@ -31,6 +32,11 @@ def domain_day(row: listings.PendingDay) -> dict[str, Any]:
 def missing_host(day: dt.date, row: recorders.Recorder) -> dict[str, Any]:
     """Return a row of ``hosts_missing``."""
     return {"day": day.isoformat(), "host": row.host, "tallied": time(row.tallied)}
+
+
+def finding(row: findings.Finding) -> dict[str, Any]:
+    """Return a row of ``findings``."""
+    return {"id": row.id, "state": row.state.value, "found": row.found, "cure": row.cure or None}
 
 
 def delivery(row: deliveries.Delivery) -> dict[str, Any]:

@@ -9,12 +9,18 @@ from collections.abc import Sequence
 from rich import box, table, text
 
 from sender import outcome, printable
+from sender.check import findings as check
 from sender.store import deliveries, listings
 
 _STATE_STYLES = {
     "open": "cyan",
     "closed": "yellow",
     "skipped": "dim",
+    "ok": "green",
+    "hint": "cyan",
+    "warning": "yellow",
+    "error": "red",
+    "unknown": "dim",
     outcome.State.DUE.value: "yellow",
     outcome.State.DELIVERED.value: "green",
     outcome.State.REFUSED.value: "red",
@@ -75,6 +81,19 @@ def due(rows: Sequence[deliveries.Delivery]) -> table.Table:
     made = _table("To be delivered (times in UTC)", "next", "tries", _STACKED)
     for row in rows:
         made.add_row(_time(row.next_attempt), str(row.attempts), _delivery(row))
+    return made
+
+
+def findings(rows: Sequence[check.Finding]) -> table.Table:
+    """Return what ``tlsrpt check`` found, each with its cure below."""
+    made = table.Table.grid(padding=(0, 1))
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for row in rows:
+        told = _literal(f"{row.id}: {row.found}")
+        if row.cure:
+            told.append("\n").append(printable.escaped(row.cure), style="bold")
+        made.add_row(state(row.state.value), told)
     return made
 
 

@@ -34,6 +34,11 @@ def make_engine(url: sa.URL) -> sa.Engine:
     return engine
 
 
+def exists(url: sa.URL) -> bool:
+    """Tell whether there is a file."""
+    return pathlib.Path(str(url.database)).exists()
+
+
 def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions are begun by _on_begin, not by the driver
     connection.execute("PRAGMA journal_mode = WAL")

@@ -110,6 +110,24 @@ def open_store(url: str) -> Store:
     return store
 
 
+def revision(url: str) -> str | None:
+    """Return the schema that a store is at, without making or migrating anything; ``None``: it is not made yet.
+
+    Raises:
+        config.ConfigError: there is no such store.
+        StoreError: it cannot be used.
+    """
+    parsed = check_url(url)
+    if parsed.drivername == "sqlite" and not embedded.exists(parsed):
+        return None
+    store = Store(_engine(parsed))
+    try:
+        with store.read() as connection:
+            return _revision(connection)
+    finally:
+        store.close()
+
+
 def check_url(url: str) -> sa.URL:
     """Return ``store.url`` taken apart.
 

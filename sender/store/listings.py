@@ -75,6 +75,14 @@ def settled_deliveries(
     return (deliveries.from_row(row) for row in connection.execute(query.order_by(*order)))
 
 
+def oldest_open(connection: sa.Connection) -> dt.date | None:
+    """Return the oldest day with counts that are not closed."""
+    for day in days.undecided(connection):
+        if closings.days_to_close(connection, day):
+            return day
+    return None
+
+
 def malformed(connection: sa.Connection) -> list[tuple[dt.date, str, int]]:
     """Return how many datagrams could not be read, by day and reason."""
     table = schema.malformed

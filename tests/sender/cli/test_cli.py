@@ -13,7 +13,20 @@ from sender.cli import app
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
-CONTRACT = ["serve", "submit", "follow", "pending", "show", "report", "history", "retry", "cancel", "policy", "demo"]
+CONTRACT = [
+    "serve",
+    "submit",
+    "follow",
+    "pending",
+    "show",
+    "report",
+    "history",
+    "retry",
+    "cancel",
+    "policy",
+    "check",
+    "demo",
+]
 
 COMMANDS = typer.main.get_command(app.app).commands  # type: ignore[attr-defined] # it is a group
 
@@ -104,6 +117,7 @@ READING = {  # each command that reads the configuration, and whether it needs t
     "submit": (["submit"], False),
     "follow": (["follow", "x", "--once"], False),
     "pending": (["pending"], False),
+    "check": (["check"], True),
     "show": (["show", "a.example"], True),
     "report": (["report"], True),
     "report --dry-run": (["report", "--dry-run"], True),
