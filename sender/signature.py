@@ -143,6 +143,13 @@ class Signer:
         return self._private.sign(hashlib.sha256(data).digest())
 
 
+def generate() -> bytes:
+    """Return a new RSA key in PEM, as long as receivers want it (RFC 8301)."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=GOOD_RSA_BITS)
+    form = serialization.PrivateFormat.PKCS8
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+
 def dns_name(signer: Signer) -> str:
     """Return where the public key belongs in the DNS (RFC 6376 section 3.6.2.1)."""
     return f"{signer.selector}._domainkey.{signer.domain}"

@@ -81,6 +81,26 @@ def look(settings: config.Config) -> Iterator[findings.Finding]:
     yield from judge(values, settings)
 
 
+def wanted(values: Values, settings: config.Config) -> dict[str, str]:
+    """Return what main.cf is to have, for the version of Postfix that is there (the newest where it is not known)."""
+    queue = pathlib.Path(values.get("queue_directory", "/var/spool/postfix"))
+    reports = version(values.get("mail_version", "99.0")) >= REPORTS
+    events = {
+        "smtp_tlsrpt_enable": "yes",
+        "smtp_tlsrpt_socket_name": settings.recorder.socket.removeprefix(f"{queue}/"),
+        "smtp_tls_session_cache_database": "",
+    }
+    maps = f"socketmap:{_as_postfix_has_it(settings.policy.listen[0], queue)}:{NEW if reports else OLD}"
+    return {
+        **(events if reports else {"smtp_tls_loglevel": "1"}),
+        "smtp_tls_policy_maps": maps,
+        "smtp_tls_security_level": "may",
+        "smtp_dns_support_level": "dnssec",
+        "smtp_host_lookup": "dns",
+        "smtp_tls_CAfile": "/etc/ssl/certs/ca-certificates.crt",
+    }
+
+
 def version(text: str) -> tuple[int, int]:
     """Return the first two numbers of a version; zeros where there are none."""
     match = re.match(r"(\d+)\.(\d+)", text)

@@ -11,7 +11,7 @@ from typing import Annotated, TextIO
 import typer
 from typer import exceptions
 
-from sender.cli import checking, following, inspecting, policies, reporting, running, serving, submitting
+from sender.cli import beginning, checking, following, inspecting, policies, reporting, running, serving, submitting
 
 NAME = "tlsrpt"
 
@@ -56,6 +56,7 @@ app.command("retry")(reporting.retry)
 app.command("cancel")(reporting.cancel)
 app.command("policy")(policies.policy)
 app.command("check")(checking.check)
+app.command("init")(beginning.init)
 app.command("demo")(serving.demo)
 
 
