@@ -6,7 +6,7 @@ nowhere to go.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from socket import socket
 
 import structlog
@@ -37,6 +37,7 @@ def main(
     fetching: settings.Https,
     recorder: str,
     inherited: Sequence[socket],
+    started: Callable[[], None] = lambda: None,
 ) -> int:
     """Answer policy queries until SIGTERM; return the exit code.
 
@@ -46,12 +47,13 @@ def main(
         fetching: how to connect to policy hosts.
         recorder: path of the recorder's socket, for findings; empty: there is no recorder.
         inherited: sockets that systemd handed over.
+        started: is called once queries are answered.
     """
     try:
         listening = endpoints.listen(
             policy.listen, inherited, mode=int(policy.socket_mode, 8), group=policy.socket_group
         )
-        uvloop.run(_serve(policy, dns, fetching, recorder, listening))
+        uvloop.run(_serve(policy, dns, fetching, recorder, listening, started))
     except (listeners.ListenError, ValueError) as error:
         log.error("the policy socket cannot run", error=str(error))
         return 1
@@ -64,6 +66,7 @@ async def _serve(
     fetching: settings.Https,
     recorder: str,
     listening: endpoints.Listening,
+    started: Callable[[], None],
 ) -> None:
     names = resolver.Resolver(dns.nameservers)
     telling = findings.Recorder(recorder) if recorder else None
@@ -73,6 +76,7 @@ async def _serve(
             answering = answers.Answers(names, client, kept, report=telling.send if telling else _ignore)
             renewing = asyncio.create_task(answering.run())
             log.info("policy socket started", listen=" ".join(policy.listen), policies=len(kept))
+            started()
             try:
                 await server.run(answering, listening)
             finally:

@@ -25,7 +25,7 @@ from pathlib import Path
 import structlog
 
 from policy import listeners, names, postfix
-from sender import applied, asking, config, encoding, eximevents, eximjoining, eximjudging, submit
+from sender import applied, asking, config, encoding, eximevents, eximjoining, eximjudging, readiness, submit
 
 MAX_CONNECTIONS = 200
 """Connections at once; each lasts some hundred microseconds. Exim has one a delivery; more wait to be accepted."""
@@ -286,6 +286,7 @@ def main(settings: config.Config) -> int:
     handing = Handing(policies, section.socket, log)
     listener = Listener(handing.take, log=log)
     log.info("listening to Exim", socket=str(path))
+    readiness.tell()
     try:
         asyncio.run(_serve(listener, sock))
     finally:

@@ -37,6 +37,7 @@ from sender import (
     logfile,
     logsource,
     postfixlog,
+    readiness,
     submit,
     systemjournal,
 )
@@ -321,6 +322,7 @@ def run(settings: config.Config, name: str, *, once: bool, stop: threading.Event
             stop=stop,
         )
         log.info("follower started", log=name, recorder=settings.recorder.socket)
+        readiness.tell()
         _hand_over(follower, settings.recorder.socket, once=once, stop=stop)
         totals = Totals(follower.sessions, follower.end())
         log.info("follower stopped", sessions=totals.sessions, unanswered=policies.unanswered, too_long=source.too_long)

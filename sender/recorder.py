@@ -26,7 +26,7 @@ from pathlib import Path
 import structlog
 
 from policy import listeners
-from sender import config, datagram, journal
+from sender import config, datagram, journal, readiness
 
 BUFFER = 16 * 1024 * 1024
 """Bytes received before they must be written, disk or not: two seconds of 20,000 datagrams a second. Memory is used as
@@ -129,6 +129,7 @@ def main(settings: config.Config, inherited: list[socket.socket]) -> int:
             sock, own_path = _socket(settings.recorder, inherited, writer)
             where = {"socket": str(path), "journal": settings.recorder.journal}
             log.info("recorder started", **where, inherited=own_path is None, realtime=_come_first())
+            readiness.tell()
             with sock:
                 totals = run(sock, writer, stop=stop, own_path=own_path, log=log)
     except (journal.JournalError, listeners.ListenError) as error:

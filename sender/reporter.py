@@ -24,7 +24,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from policy import tlsrpt
-from sender import closing, config, daily, delivering, journal, signature, summary
+from sender import closing, config, daily, delivering, journal, readiness, signature, summary
 from sender.store import deliveries, engine
 
 DELIVER_EVERY = 5
@@ -162,6 +162,7 @@ async def run(settings: config.Config, store: engine.Store) -> None:
         scheduler = schedule(settings.report.settle, Closer(job), deliverers)
         scheduler.start()
         log.info("reporter started")
+        readiness.tell()
         if job.courier.signer:
             _tell_key(job.courier.signer)
         await stop.wait()

@@ -9,10 +9,11 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
 import structlog
 
 from policy import listeners
-from sender import config, supervisor
+from sender import config, readiness, supervisor
 
 RECORDER = "recorder"
 POLICY = "policy"
@@ -25,10 +26,58 @@ BACKGROUND = 10
 log = structlog.get_logger()
 
 
-def serve(settings: config.Config, roles: Sequence[str]) -> int:
-    """Run roles under the supervisor until SIGTERM; return the exit code."""
+NEEDED = {
+    "tally": {"recorder", "store"},
+    "policy": {"policy", "dns", "https"},
+    "reporter": {"organization", "recorder", "store", "dns", "report", "mail", "https", "web"},
+    "follower": {"organization", "recorder", "policy", "follower"},
+}
+"""Sections of the configuration that a process reads; those that are not named are never started again for one."""
+
+FIXED = {"recorder": ("socket", "socket_mode", "socket_group", "journal", "exim_socket")}
+"""Keys that hold until a restart: who hands in session results must not meet a closed door."""
+
+
+def serve(settings: config.Config, roles: Sequence[str], load: Callable[[], config.Config]) -> int:
+    """Run roles under the supervisor until SIGTERM; return the exit code.
+
+    Args:
+        settings: the configuration.
+        roles: of this host.
+        load: reads and checks the configuration anew.
+    """
     inherited = listeners.systemd_sockets(os.environ, os.getpid())
-    return supervisor.run(processes(settings, roles, inherited))
+    current = settings
+
+    def reload() -> Mapping[str, supervisor.Role]:
+        nonlocal current
+        try:
+            wanted = load()
+        except config.ConfigError as error:
+            log.error("the configuration is not reloaded", error=str(error))
+            return {}
+        new, left = reloadable(current, wanted)
+        if left:
+            log.warning("these keys need a restart", keys=left)
+        changed = [name for name in config.Config.__struct_fields__ if getattr(current, name) != getattr(new, name)]
+        current = new
+        again = processes(new, roles, inherited)
+        renewed = {name: role for name, role in again.items() if NEEDED.get(name, set()) & set(changed)}
+        log.info("reloaded", changed=changed, restarted=list(renewed))
+        return renewed
+
+    return supervisor.run(processes(settings, roles, inherited), reload=reload)
+
+
+def reloadable(current: config.Config, wanted: config.Config) -> tuple[config.Config, list[str]]:
+    """Return the configuration as far as it can be had without a restart, and the keys that cannot."""
+    new, left = wanted, []
+    for section, keys in FIXED.items():
+        before, after = getattr(current, section), getattr(wanted, section)
+        left += [f"{section}.{key}" for key in keys if getattr(before, key) != getattr(after, key)]
+        kept = msgspec.structs.replace(after, **{key: getattr(before, key) for key in keys})
+        new = msgspec.structs.replace(new, **{section: kept})
+    return new, left
 
 
 def processes(
@@ -68,7 +117,9 @@ def _exim(settings: config.Config) -> int:
 def _policy(settings: config.Config, inherited: Sequence[socket.socket]) -> int:
     from policy import role
 
-    return role.main(settings.policy, settings.dns, settings.https, settings.recorder.socket, inherited)
+    return role.main(
+        settings.policy, settings.dns, settings.https, settings.recorder.socket, inherited, started=readiness.tell
+    )
 
 
 def _reporter(settings: config.Config) -> int:

@@ -1,7 +1,8 @@
 """One small supervisor: each role its own process; one that dies is started again; SIGTERM drains and ends all.
 
 The processes are forked, so what was opened before (sockets handed over by systemd) is theirs, too, and
-outlives each of them. The supervisor has no threads, opens no database, and only waits for signals. Ctrl-C goes
+outlives each of them. The supervisor has no threads, opens no database, and only waits for signals. SIGHUP ends those
+roles in order whose configuration has changed, and starts them with the new one. Ctrl-C goes
 to a whole process group: only the supervisor takes it, and passes it on as SIGTERM.
 """
 
@@ -10,11 +11,13 @@ import dataclasses
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
-_SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
+from sender import readiness
+
+_SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2): a process whose supervisor is killed gets SIGTERM and ends in order."""
@@ -53,10 +56,23 @@ class _Process:
     """0: not running."""
     started: float = 0.0
     start_at: float = 0.0
+    ready: bool = False
+    """Whether it has told that it does its work."""
+    renewed: bool = False
+    """Whether it was ended to be started again with another configuration."""
 
 
-def run(roles: Mapping[str, Role], pace: Pace = PACE) -> int:
+Reload = Callable[[], Mapping[str, Role]]
+"""Reads the configuration anew; returns the roles that are to be started again with it."""
+
+
+def run(roles: Mapping[str, Role], pace: Pace = PACE, reload: Reload = dict) -> int:
     """Run each role in a process of its own until SIGTERM or SIGINT.
+
+    Args:
+        roles: by name.
+        pace: how long to wait for what.
+        reload: what SIGHUP does.
 
     Returns:
         0 when all ended in order after the signal, 1 when one failed at that or had to be killed.
@@ -67,24 +83,59 @@ def run(roles: Mapping[str, Role], pace: Pace = PACE) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started us may have left it ignored: nothing to wait for
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     processes = {name: _Process(role, pace.first_delay) for name, role in roles.items()}
+    pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    often = readiness.watchdog(os.environ, os.getpid())
+    began = False
     while True:
-        _start_due(processes)
+        _start_due(processes, pipe[1])
         waits = [process.start_at - time.monotonic() for process in processes.values() if not process.pid]
-        caught = signal.sigtimedwait(_SIGNALS, max(0.0, min(waits, default=pace.last_delay)))
-        if caught is not None and caught.si_signo != signal.SIGCHLD:
+        caught = signal.sigtimedwait(_SIGNALS, max(0.0, min([*waits, often or pace.last_delay])))
+        if caught is not None and caught.si_signo in _ENDS:
+            readiness.notify("STOPPING=1")
             return _end(processes, pace.drain)
+        if caught is not None and caught.si_signo == signal.SIGHUP:
+            _renew(processes, reload())
         _reap(processes, pace)
+        _note_ready(processes, readiness.told(pipe[0]))
+        if not began and all(process.ready for process in processes.values()):
+            began = True
+            log.info("ready", roles=list(processes))
+            readiness.notify("READY=1")
+        if often:
+            readiness.notify("WATCHDOG=1")
 
 
-def _start_due(processes: Mapping[str, _Process]) -> None:
+_ENDS = {signal.SIGTERM, signal.SIGINT}
+
+
+def _note_ready(processes: Mapping[str, _Process], pids: Iterable[int]) -> None:
+    by_pid = {process.pid: process for process in processes.values()}
+    for pid in pids:
+        if pid in by_pid:
+            by_pid[pid].ready = True
+
+
+def _renew(processes: Mapping[str, _Process], roles: Mapping[str, Role]) -> None:
+    """End what is to run with another configuration; it is started again as soon as it has ended."""
+    for name, role in roles.items():
+        process = processes[name]
+        process.role = role
+        if process.pid:
+            process.renewed = True
+            os.kill(process.pid, signal.SIGTERM)
+        else:
+            process.start_at = 0.0
+
+
+def _start_due(processes: Mapping[str, _Process], pipe: int) -> None:
     for name, process in processes.items():
         if not process.pid and process.start_at <= time.monotonic():
-            process.pid = _fork(process.role)
+            process.pid = _fork(process.role, pipe)
             process.started = time.monotonic()
             log.info("started", role=name, pid=process.pid)
 
 
-def _fork(role: Role) -> int:
+def _fork(role: Role, pipe: int) -> int:
     supervisor = os.getpid()
     pid = os.fork()
     if pid:
@@ -92,7 +143,8 @@ def _fork(role: Role) -> int:
     code = 1
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS - {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD, signal.SIGTERM})  # the others are the supervisor's
+        readiness.begin(pipe)
         if os.getppid() == supervisor:
             code = role()
     except BaseException:
@@ -108,9 +160,12 @@ def _reap(processes: Mapping[str, _Process], pace: Pace) -> None:
         if code is None:
             continue
         now = time.monotonic()
+        if process.renewed and code in _IN_ORDER:
+            process.pid, process.start_at, process.renewed, process.delay = 0, now, False, pace.first_delay
+            continue
         if now - process.started > pace.lived_long:
             process.delay = pace.first_delay
-        process.pid, process.start_at = 0, now + process.delay
+        process.pid, process.start_at, process.renewed = 0, now + process.delay, False
         log.error("died, is started again", role=name, exit_code=code, delay=process.delay)
         process.delay = min(process.delay * 2, pace.last_delay)
 

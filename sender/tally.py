@@ -17,7 +17,7 @@ import threading
 
 import structlog
 
-from sender import config, counting, journal, set_aside
+from sender import config, counting, journal, readiness, set_aside
 from sender.store import counts, engine, partitions, recorders
 
 STRETCH = 16 * 2**20
@@ -179,6 +179,7 @@ def main(settings: config.Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     log.info("tally started", journal=settings.recorder.journal)
+    readiness.tell()
     tally: Tally | None = None
     noted = dt.datetime.min.replace(tzinfo=dt.UTC)
     delay = RETRY_FIRST

@@ -61,6 +61,11 @@ def settings(path: pathlib.Path | None) -> config.Config:
     from sender import logs
 
     logs.configure(json=False)
+    return load(path)
+
+
+def load(path: pathlib.Path | None) -> config.Config:
+    """Return the configuration, as :func:`settings` does."""
     if path is None:
         return config.load(config.DEFAULT_PATH, required=False)
     return config.load(path)

@@ -51,7 +51,13 @@ def serve(
         wanted = [role.value for role in roles or _usual(settings)]
         _check(settings, wanted)
         logs.configure(json=log is Log.JSON)
-        code = all_roles.serve(settings, wanted)
+
+        def load() -> "configuration.Config":
+            new = running.load(config)
+            _check(new, wanted)
+            return new
+
+        code = all_roles.serve(settings, wanted, load)
     raise typer.Exit(code)
 
 
