@@ -16,8 +16,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 import structlog
 
 from policy import discovery, resolver, tlsrpt
-from sender import config, counting, decision, loopguard, report, session
-from sender.store import deliveries, engine, hosts, locks, reports, schema
+from sender import config, counting, decision, loopguard, report, rules, session
+from sender.store import deliveries, engine, hosts, locks, reports, schema, suppressions
 
 log = structlog.get_logger()
 
@@ -68,8 +68,15 @@ class Told:
     report_id: str
 
 
-_Batch = tuple[list[reports.DomainDay], Mapping[reports.DomainDay, int]]
-"""Domain-days, and how many report mails can be among the sessions of each."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Batch:
+    """Domain-days, and what is needed to decide about them."""
+
+    domain_days: list[reports.DomainDay]
+    mailed: Mapping[reports.DomainDay, int]
+    """How many report mails can be among the sessions of each."""
+    reach: rules.Reach
+    """Whom reports do not go to."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,6 +90,8 @@ class Builder:
     chance: Chance
     clock: Callable[[], dt.datetime]
     """Tells the time, aware."""
+    exceptions: tuple[rules.Rule, ...] = ()
+    """Whom reports do not go to, or not as published."""
 
     async def build(self, due: Due, *, domain: str | None = None) -> AsyncGenerator[Decided | Told]:
         """Decide about every closed domain-day, and yield what became of each.
@@ -98,7 +107,7 @@ class Builder:
         def claim(after: reports.DomainDay | None) -> _Batch:
             def work(connection: engine.Connection) -> _Batch:
                 batch = reports.claim(connection, self.clock(), BATCH, after=after, domain=domain)
-                return batch, _mailed(connection, batch)
+                return _Batch(batch, _mailed(connection, batch), self._reach(connection))
 
             return self.store.change(work)
 
@@ -120,7 +129,7 @@ class Builder:
         def look(after: reports.DomainDay | None) -> _Batch:
             with self.store.read() as connection:
                 batch = reports.undecided(connection, BATCH, after=after, domain=domain, last=last)
-                return batch, _mailed(connection, batch)
+                return _Batch(batch, _mailed(connection, batch), self._reach(connection))
 
         async for decided in self._decide_all(look, lambda _: None):
             yield decided
@@ -135,11 +144,11 @@ class Builder:
         try:
             while more or ahead:
                 while more and len(ahead) < AHEAD:
-                    batch, mailed = take(after)
-                    more = len(batch) == BATCH
-                    if batch:
-                        after = batch[-1]
-                        ahead.append((batch, asyncio.create_task(self._decided(batch, mailed))))
+                    batch = take(after)
+                    more = len(batch.domain_days) == BATCH
+                    if batch.domain_days:
+                        after = batch.domain_days[-1]
+                        ahead.append((batch.domain_days, asyncio.create_task(self._decided(batch))))
                 if ahead:
                     yield await ahead[0][1]
                     ahead.popleft()
@@ -154,20 +163,25 @@ class Builder:
             with contextlib.suppress(engine.StoreError):
                 self.store.change(lambda connection: reports.release(connection, claimed))
 
-    async def _decided(
-        self, batch: Sequence[reports.DomainDay], mailed: Mapping[reports.DomainDay, int]
-    ) -> list[Decided]:
-        lookups = await self._look_up({one.domain for one in batch})
-        return [self._decide(one, lookups[one.domain], mailed[one]) for one in batch]
+    def _reach(self, connection: engine.Connection) -> rules.Reach:
+        now = self.clock()
+        suppressed = {one.target: one.told() for one in suppressions.active(connection, now)}
+        return rules.Reach(self.exceptions, now.astimezone(dt.UTC).date(), suppressed)
 
-    def _decide(self, one: reports.DomainDay, lookup: decision.Lookup, mailed: int) -> Decided:
+    async def _decided(self, batch: _Batch) -> list[Decided]:
+        lookups = await self._look_up({one.domain for one in batch.domain_days})
+        return [self._decide(one, lookups[one.domain], batch) for one in batch.domain_days]
+
+    def _decide(self, one: reports.DomainDay, lookup: decision.Lookup, batch: _Batch) -> Decided:
         verdict = decision.decide(
             lookup,
+            domain=one.domain,
             seen=one.record,
             successful=one.successful,
             failed=one.failed,
-            mailed=mailed,
+            mailed=batch.mailed[one],
             success_only=self.settings.success_only,
+            reach=batch.reach,
         )
         return Decided(one, verdict)
 
@@ -231,12 +245,21 @@ class Builder:
         )
 
     def _add(
-        self, connection: engine.Connection, made: Sequence[tuple[reports.Report, Sequence[tlsrpt.Rua]]], due: Due
+        self,
+        connection: engine.Connection,
+        made: Sequence[tuple[reports.Report, Sequence[rules.Destination]]],
+        due: Due,
     ) -> None:
         reports.add(connection, [one for one, _ in made])
         addressed = [
-            deliveries.Addressed(one.report_id, one.day, one.domain, [(uri, self._when(due)) for uri in rua])
-            for one, rua in made
+            deliveries.Addressed(
+                one.report_id,
+                one.day,
+                one.domain,
+                [(where.rua, self._when(due)) for where in destinations],
+                [where.rule for where in destinations],
+            )
+            for one, destinations in made
         ]
         deliveries.add(connection, addressed)
 
@@ -272,7 +295,9 @@ class Builder:
     ) -> Told | None:
         shares = hosts.shares(connection, host_day)
         counts = _others(shares, frozenset(one.target for one in rua))
-        wanted = bool(counts) and (self.settings.success_only or any(count.failed for count in counts))
+        failed = any(count.failed for count in counts)
+        going, _ = self._reach(connection).apply(host_day.host, rua, failed=failed)
+        wanted = bool(counts) and bool(going) and (self.settings.success_only or failed)
         made = self._make((host_day.day, host_day.host), lambda: counts, due) if wanted else None
         if isinstance(made, decision.Wait):
             return None
@@ -280,7 +305,7 @@ class Builder:
             raise engine.ConflictError(f"another process told {host_day.host} meanwhile")
         if made is None:
             return None
-        self._add(connection, [(made, rua)], due)
+        self._add(connection, [(made, going)], due)
         return Told(host_day, made.report_id)
 
 
@@ -294,8 +319,8 @@ def _state(verdict: decision.Decision) -> tuple[str, str | None]:
             return schema.SKIPPED, reason
 
 
-def _destinations(verdict: decision.Decision) -> tuple[tlsrpt.Rua, ...]:
-    return verdict.rua if isinstance(verdict, decision.Send) else ()
+def _destinations(verdict: decision.Decision) -> tuple[rules.Destination, ...]:
+    return verdict.destinations if isinstance(verdict, decision.Send) else ()
 
 
 def _rua(lookup: decision.Lookup) -> tuple[tlsrpt.Rua, ...]:

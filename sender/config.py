@@ -15,6 +15,7 @@ import msgspec
 
 from policy import names
 from policy.settings import Dns, Https, Policy
+from sender import rules
 
 DEFAULT_PATH = Path("/etc/tlsrpt/tlsrpt.toml")
 
@@ -134,6 +135,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     mail: Mail = Mail()
     https: Https = Https()
     web: Web = Web()
+    rule: tuple[rules.Rule, ...] = ()
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ, *, required: bool = True) -> Config:
@@ -181,7 +183,11 @@ def _read(path: Path, *, required: bool) -> str:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
-_SECTIONS: dict[str, type[msgspec.Struct]] = {field.name: field.type for field in msgspec.structs.fields(Config)}
+_RULE = "rule"
+
+_SECTIONS: dict[str, type[msgspec.Struct]] = {
+    field.name: field.type for field in msgspec.structs.fields(Config) if field.name != _RULE
+}
 
 
 def _overrides(environment: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
@@ -216,12 +222,15 @@ def _explain(message: str, tables: dict[str, object]) -> str:
     unknown = re.match(r"Object contains unknown field `(.*)`", what)
     if unknown:
         key = f"{path}.{unknown[1]}" if path else unknown[1]
-        known = _SECTIONS[path].__struct_fields__ if path in _SECTIONS else tuple(_SECTIONS)
+        kind = rules.Rule if path.startswith(f"{_RULE}[") else _SECTIONS.get(path)
+        known = (*_SECTIONS, _RULE) if kind is None else kind.__struct_fields__
         return f"{key}: unknown key: remove it or use one of {', '.join(known)}"
     value: object = tables
     for part in re.split(r"[.\[\]]+", path):
         if isinstance(value, dict) and part in value:
             value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
     shown = "..." if path.startswith(_SECRET) else repr(value)
     return f"{path} = {shown}: {_cure(what)}"
 
@@ -267,6 +276,11 @@ def _check(config: Config, source: str) -> None:
             )
     if config.web.listen:
         raise ConfigError(f'{source}: web.listen = "{config.web.listen}": there is no page yet: leave it empty')
+    for number, rule in enumerate(config.rule):
+        try:
+            rules.check(number, rule)
+        except rules.InvalidRuleError as error:
+            raise ConfigError(f"{source}: {error}") from error
     if bool(config.mail.dkim_key) != bool(config.mail.dkim_selector):
         missing, given = ("dkim_selector", "dkim_key") if config.mail.dkim_key else ("dkim_key", "dkim_selector")
         raise ConfigError(f'{source}: mail.{missing} = "": set it, too, or leave mail.{given} empty')

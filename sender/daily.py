@@ -140,7 +140,7 @@ async def open_daily(
             fraction=chance.fraction,
             clock=clock,
         )
-        builder = building.Builder(store, dns, identity, settings.report, chance, clock)
+        builder = building.Builder(store, dns, identity, settings.report, chance, clock, settings.rule)
         gc.freeze()  # all modules, which stay: a seventh of a run is looking through them for garbage
         yield Daily(settings, store, tally.open_tally(settings, store), builder, courier, clock)
 

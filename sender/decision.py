@@ -6,7 +6,7 @@ Pure. The reasons are what ``tlsrpt pending`` shows a postmaster.
 import dataclasses
 
 from policy import tlsrpt
-from sender import loopguard
+from sender import loopguard, rules
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,7 +42,12 @@ Lookup = Found | Absent | Broken | Later
 class Send:
     """A report goes to these rua."""
 
-    rua: tuple[tlsrpt.Rua, ...]
+    destinations: tuple[rules.Destination, ...]
+
+    @property
+    def rua(self) -> tuple[tlsrpt.Rua, ...]:
+        """Return where to."""
+        return tuple(one.rua for one in self.destinations)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,17 +75,27 @@ Decision = Send | Skip | SkipOwn | Wait
 
 
 def decide(
-    lookup: Lookup, *, seen: str | None, successful: int, failed: int, mailed: int, success_only: bool
+    lookup: Lookup,
+    *,
+    domain: str,
+    seen: str | None,
+    successful: int,
+    failed: int,
+    mailed: int,
+    success_only: bool,
+    reach: rules.Reach,
 ) -> Decision:
     """Decide about a domain-day.
 
     Args:
         lookup: what the domain publishes now.
+        domain: which.
         seen: the record that the sessions brought.
         successful: sessions.
         failed: sessions.
         mailed: report mails that can be among the sessions (``loopguard``).
         success_only: whether days on which nothing failed are reported.
+        reach: whom reports do not go to.
     """
     if loopguard.all_our_own(successful, failed, mailed):
         return SkipOwn(f"all sessions can be our own report mails ({mailed} sent): a report would go round for ever")
@@ -96,7 +111,14 @@ def decide(
         case Later(why):
             return Wait(f"the TLSRPT record cannot be looked up, tried again: {why}")
         case Found(record):
-            return Send(record.rua) if record.rua else Skip(_why_no_rua(record))
+            return _send(record, reach, domain, failed=failed > 0)
+
+
+def _send(record: tlsrpt.Record, reach: rules.Reach, domain: str, *, failed: bool) -> Send | Skip:
+    if not record.rua:
+        return Skip(_why_no_rua(record))
+    going, reasons = reach.apply(domain, record.rua, failed=failed)
+    return Send(going) if going else Skip("; ".join(reasons))
 
 
 def _remembered(lookup: Later, seen: str | None) -> Lookup:

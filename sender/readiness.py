@@ -11,6 +11,9 @@ import socket
 import struct
 from collections.abc import Mapping
 
+PATIENCE = 2.0
+"""Seconds to wait while systemd's socket is full: what it is to hear once must not be lost."""
+
 _ID = struct.Struct("=i")
 
 _pipe: int | None = None
@@ -45,7 +48,7 @@ def notify(*states: str, environment: Mapping[str, str] = os.environ) -> None:
     if path:
         address = f"\0{path[1:]}" if path.startswith("@") else path
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)
+            sock.settimeout(PATIENCE)
             sock.sendto("\n".join(states).encode(), address)
 
 

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 NEEDED = {
     "tally": {"recorder", "store"},
     "policy": {"policy", "dns", "https"},
-    "reporter": {"organization", "recorder", "store", "dns", "report", "mail", "https", "web"},
+    "reporter": {"organization", "recorder", "store", "dns", "report", "mail", "https", "web", "rule"},
     "follower": {"organization", "recorder", "policy", "follower"},
 }
 """Sections of the configuration that a process reads; those that are not named are never started again for one."""

@@ -101,7 +101,7 @@ def run(roles: Mapping[str, Role], pace: Pace = PACE, reload: Reload = dict) -> 
             began = True
             log.info("ready", roles=list(processes))
             readiness.notify("READY=1")
-        if often:
+        if often and began:
             readiness.notify("WATCHDOG=1")
 
 

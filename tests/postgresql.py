@@ -9,6 +9,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 
 PROGRAMS = pathlib.Path("/usr/lib/postgresql")
@@ -88,8 +89,9 @@ class Server:
     def wait_until_caught_up(self, primary: "Server") -> None:
         """Wait until a standby has all that its primary has."""
         (position,) = primary.run("SELECT pg_current_wal_lsn()")
+        deadline = time.monotonic() + 30
         while self.run(f"SELECT pg_last_wal_replay_lsn() >= '{position}'") != ["t"]:
-            pass
+            assert time.monotonic() < deadline, "the standby does not follow"
 
     def _control(self, verb: str, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         command = (str(_program("pg_ctl")), verb, "-D", str(self.folder / "data"), *arguments)

@@ -11,7 +11,18 @@ from typing import Annotated, TextIO
 import typer
 from typer import exceptions
 
-from sender.cli import beginning, checking, following, inspecting, policies, reporting, running, serving, submitting
+from sender.cli import (
+    beginning,
+    checking,
+    following,
+    inspecting,
+    policies,
+    reaching,
+    reporting,
+    running,
+    serving,
+    submitting,
+)
 
 NAME = "tlsrpt"
 
@@ -54,6 +65,7 @@ app.command("report")(reporting.report)
 app.command("history")(inspecting.history)
 app.command("retry")(reporting.retry)
 app.command("cancel")(reporting.cancel)
+app.command("suppress")(reaching.suppress)
 app.command("policy")(policies.policy)
 app.command("check")(checking.check)
 app.command("init")(beginning.init)

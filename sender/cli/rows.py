@@ -9,7 +9,7 @@ from typing import Any
 
 from sender import outcome
 from sender.check import findings
-from sender.store import deliveries, listings, recorders
+from sender.store import deliveries, listings, recorders, suppressions
 
 
 def time(moment: dt.datetime | None) -> str | None:
@@ -27,6 +27,11 @@ def domain_day(row: listings.PendingDay) -> dict[str, Any]:
         "state": row.state,
         "reason": row.reason,
     }
+
+
+def suppression(row: suppressions.Suppression) -> dict[str, Any]:
+    """Return a row of ``suppressions``."""
+    return {"address": row.target, "until": time(row.until), "reason": row.reason, "created": time(row.created)}
 
 
 def missing_host(day: dt.date, row: recorders.Recorder) -> dict[str, Any]:
@@ -50,6 +55,7 @@ def delivery(row: deliveries.Delivery) -> dict[str, Any]:
         "attempts": row.attempts,
         "next_attempt": time(row.next_attempt),
         "last_error": None if row.state == outcome.State.DELIVERED else row.answer,
+        "rule": row.rule,
     }
 
 

@@ -37,6 +37,8 @@ class Delivery:
     next_attempt: dt.datetime | None
     settled: dt.datetime | None
     answer: str | None
+    rule: str | None
+    """The rule of the configuration that it goes by, in words."""
 
 
 _TIMES = ("first_attempt", "next_attempt", "settled")
@@ -64,16 +66,21 @@ class Addressed:
     domain: str
     rua: Sequence[tuple[tlsrpt.Rua, dt.datetime]]
     """In the order of the record, with when each delivery is due."""
+    rules: Sequence[str | None] = ()
+    """For each the rule that it goes by; empty: none."""
 
 
 def add(connection: sa.Connection, addressed: Iterable[Addressed]) -> None:
     """Note to whom reports go."""
     rows = [
-        (one.report_id, number, one.day, one.domain, *_where(rua), outcome.State.DUE.value, 0, _seconds(due))
+        (one.report_id, number, one.day, one.domain, *_where(rua), outcome.State.DUE.value, 0, _seconds(due), rule)
         for one in addressed
-        for number, (rua, due) in enumerate(one.rua, start=1)
+        for number, ((rua, due), rule) in enumerate(
+            zip(one.rua, one.rules or [None] * len(one.rua), strict=True), start=1
+        )
     ]
-    bulk.insert_into(connection, schema.deliveries, (*_ABOUT, *_WHERE, "state", "attempts", "next_attempt"), rows)
+    names = (*_ABOUT, *_WHERE, "state", "attempts", "next_attempt", "rule")
+    bulk.insert_into(connection, schema.deliveries, names, rows)
 
 
 _ABOUT = ("report_id", "number", "day", "domain")

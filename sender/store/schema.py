@@ -137,6 +137,16 @@ deliveries = sa.Table(
     sa.Column("leased_until", sa.BigInteger, comment="somebody is at it until then"),
     sa.Column("settled", sa.BigInteger),
     sa.Column("answer", sa.Text, comment="the last one"),
+    sa.Column("rule", sa.Text, comment="why it goes there"),
+)
+
+suppressions = sa.Table(
+    "suppressions",
+    metadata,
+    sa.Column("target", KEY, primary_key=True, comment="an address or URL, as deliveries have it"),
+    sa.Column("until", sa.BigInteger, comment="none: for ever"),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
 )
 
 sa.Index(

@@ -3,7 +3,7 @@
 import pytest
 
 from policy import tlsrpt
-from sender import decision
+from sender import decision, rules
 from sender.decision import Absent, Broken, Found, Later
 
 GOOD = "v=TLSRPTv1; rua=mailto:r@a.example,https://a.example/t"
@@ -42,6 +42,8 @@ def test_decision(
     numbers = {"successful": 4, "failed": 1, "mailed": 0, "success_only": True} | changes
     made = decision.decide(
         lookup,
+        domain="a.example",
+        reach=rules.EVERYTHING,
         seen=seen,
         successful=numbers["successful"],
         failed=numbers["failed"],

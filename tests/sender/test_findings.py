@@ -63,6 +63,7 @@ def ask(path: pathlib.Path, name: str, times: int) -> list[bytes]:
 def tell(path: pathlib.Path, session: dict[str, Any]) -> None:
     """Hand a session to the recorder."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.settimeout(30)
         client.connect(str(path))
         client.send(json.dumps(session).encode())
 

@@ -7,6 +7,7 @@ import functools
 import pathlib
 import random
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -106,8 +107,9 @@ def test_of_reporters_that_close_at_once_one_does(store: engine.Store) -> None:
         with store.write() as connection:
             locks.together(connection, DAY)  # somebody counts, so that all of them have to wait
             closing_ = [pool.submit(closing.close, store, DAY) for _ in range(WRITERS)]
+            deadline = time.monotonic() + 30
             while connection.execute(waiting).scalar_one() < WRITERS:
-                pass
+                assert time.monotonic() < deadline, "waited too long"
         closed = [one.result(60) for one in closing_]
     assert sorted(closed) == [[]] * (WRITERS - 1) + [[DAY]]
     with store.read() as connection:

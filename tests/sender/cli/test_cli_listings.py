@@ -22,7 +22,7 @@ DUE = dt.datetime(2026, 11, 24, 3, 4, 5, tzinfo=dt.UTC)
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")
 
 DOMAIN_DAY_KEYS = {"day", "domain", "successful", "failed", "state", "reason"}
-DELIVERY_KEYS = {"report_id", "day", "domain", "rua", "state", "attempts", "next_attempt", "last_error"}
+DELIVERY_KEYS = {"report_id", "day", "domain", "rua", "state", "attempts", "next_attempt", "last_error", "rule"}
 
 DELIVERED = outcome.Settled(outcome.State.DELIVERED, "250 2.0.0 taken")
 REFUSED = outcome.Settled(outcome.State.REFUSED, "550 5.1.1 nobody")
@@ -85,6 +85,7 @@ def test_pending_json_has_the_keys_of_the_contract(tlsrpt: Command, filled: engi
             "attempts": attempts,
             "next_attempt": "2026-11-24T03:04:05Z",
             "last_error": last_error,
+            "rule": None,
         }
         for report_id, domain, rua, attempts, last_error in [
             ("again@s.example", "again.example", "https://again.example/r", 1, "450 4.2.1 [red]greylisted"),
