@@ -90,10 +90,12 @@ def test_it_works_alone_on_unix_and_tcp_and_ends_in_order(serve: Serve, tmp_path
     assert (ask(tmp_path / "p.sock"), ask(address)) == (NOTFOUND, NOTFOUND)
     status = (tmp_path / "p.sock").stat()
     assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o600, int(group))
+    served.wait_for("ready")
     assert served.end() == 0
     assert not (tmp_path / "p.sock").exists()
     assert {row["level"] for row in served.events()} == {"info"}
-    assert [row["event"] for row in served.events()] == ["started", "policy socket started", "policy socket stopped"]
+    events = [row["event"] for row in served.events()]
+    assert events == ["started", "policy socket started", "ready", "policy socket stopped"]
 
 
 def test_what_was_asked_is_answered_at_the_end(serve: Serve, tmp_path: pathlib.Path) -> None:
