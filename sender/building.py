@@ -288,15 +288,21 @@ class Builder:
     ) -> list[Told | None]:
         locks.alone(connection, locks.Only.TELLING_HOSTS)
         hosts.mark_all_told(connection, [one for one, rua in asking if not rua])
-        return [self._tell(connection, one, rua, due) for one, rua in asking if rua]
+        reach = self._reach(connection)
+        return [self._tell(connection, one, rua, due, reach) for one, rua in asking if rua]
 
     def _tell(
-        self, connection: engine.Connection, host_day: hosts.HostDay, rua: Sequence[tlsrpt.Rua], due: Due
+        self,
+        connection: engine.Connection,
+        host_day: hosts.HostDay,
+        rua: Sequence[tlsrpt.Rua],
+        due: Due,
+        reach: rules.Reach,
     ) -> Told | None:
         shares = hosts.shares(connection, host_day)
         counts = _others(shares, frozenset(one.target for one in rua))
         failed = any(count.failed for count in counts)
-        going, _ = self._reach(connection).apply(host_day.host, rua, failed=failed)
+        going, _ = reach.apply(host_day.host, rua, failed=failed)
         wanted = bool(counts) and bool(going) and (self.settings.success_only or failed)
         made = self._make((host_day.day, host_day.host), lambda: counts, due) if wanted else None
         if isinstance(made, decision.Wait):

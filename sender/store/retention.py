@@ -5,7 +5,7 @@ import datetime as dt
 import sqlalchemy as sa
 
 from sender import outcome
-from sender.store import partitions, recorders, schema
+from sender.store import partitions, recorders, schema, suppressions
 
 
 def delete_before(connection: sa.Connection, day: dt.date) -> None:
@@ -21,4 +21,5 @@ def delete_before(connection: sa.Connection, day: dt.date) -> None:
     for table in (schema.malformed, schema.closings):
         connection.execute(sa.delete(table).where(table.c.day < day))
     recorders.forget_before(connection, day)
+    suppressions.forget_before(connection, day)
     partitions.drop_before(connection, day)

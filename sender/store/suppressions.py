@@ -62,5 +62,11 @@ def active(connection: sa.Connection, now: dt.datetime) -> list[Suppression]:
     ]
 
 
+def forget_before(connection: sa.Connection, day: dt.date) -> None:
+    """Forget what was over before a day."""
+    start = int(dt.datetime.combine(day, dt.time(), dt.UTC).timestamp())
+    connection.execute(sa.delete(schema.suppressions).where(schema.suppressions.c.until < start))
+
+
 def _time(seconds: int | None) -> dt.datetime | None:
     return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
