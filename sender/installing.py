@@ -4,21 +4,23 @@ A conductor for ``tlsrpt init``. Nothing that is there is overwritten unless tha
 """
 
 import dataclasses
+import grp
 import json
 import os
 import pathlib
-import pwd
 import shutil
 
 from sender import config, signature
 
-USER = "tlsrpt"
-"""Whom the service runs as where such a user exists: he may read both files."""
+GROUP = "tlsrpt"
+"""That the service runs with (conf/systemd); where there is one, it may read both files."""
 
 SELECTOR = "tlsrpt"
 
-CONFIG_MODE, KEY_MODE = 0o640, 0o640
-"""Of the files; the group is the service's, or root's."""
+CONFIG_MODE = 0o640
+
+SHARED_MODE, OWN_MODE = 0o640, 0o600
+"""Of the key: for the service's group where there is one, or for the owner alone: his group may be everybody's."""
 
 _TEMPLATE = """\
 # tlsrpt: what has no default, and what is not usual. conf/tlsrpt.toml of the distribution shows every option.
@@ -80,22 +82,31 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def write(path: pathlib.Path, content: str, *, force: bool) -> None:
+def refuse_another(path: pathlib.Path) -> None:
+    """Find out whether there is a configuration file.
+
+    Raises:
+        ExistsError: there is.
+    """
+    if path.exists():
+        raise ExistsError(f"{path} is there already: remove it, or say --force to write it anew")
+
+
+def write(path: pathlib.Path, content: str) -> None:
     """Write the configuration file, whole or not at all.
 
     Raises:
-        ExistsError: it is there, and ``force`` is off.
         OSError: it cannot be written.
     """
-    if path.exists() and not force:
-        raise ExistsError(f"{path} is there already: remove it, or say --force to write it anew")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.new")
-    _create(draft, content.encode(), CONFIG_MODE)
+    _create(draft, content.encode())
+    _hand_over(draft)
+    draft.chmod(CONFIG_MODE)
     draft.replace(path)
 
 
-def make_key(path: pathlib.Path) -> bool:
+def make_key(path: pathlib.Path, algorithm: signature.Algorithm) -> bool:
     """Make a DKIM key where there is none; whether it was made.
 
     Raises:
@@ -104,21 +115,25 @@ def make_key(path: pathlib.Path) -> bool:
     if path.exists():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    _create(path, signature.generate(), KEY_MODE)
+    draft = path.with_name(f"{path.name}.new")
+    _create(draft, signature.generate(algorithm))
+    draft.chmod(SHARED_MODE if _hand_over(draft) else OWN_MODE)
+    draft.replace(path)
     return True
 
 
-def _create(path: pathlib.Path, content: bytes, mode: int) -> None:
-    """Create a file that nobody else can read at any moment, and let the service read it."""
+def _create(path: pathlib.Path, content: bytes) -> None:
+    """Create a file that nobody else can read at any moment."""
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:  # noqa: PTH123 - with a mode
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    if os.geteuid() == 0 and _has_service():
-        shutil.chown(path, group=USER)
-    path.chmod(mode)
 
 
-def _has_service() -> bool:
-    return any(entry.pw_name == USER for entry in pwd.getpwall())
+def _hand_over(path: pathlib.Path) -> bool:
+    """Give a file to the group of the service, if there is one and we may; whether it was."""
+    if os.geteuid() != 0 or all(entry.gr_name != GROUP for entry in grp.getgrall()):
+        return False
+    shutil.chown(path, group=GROUP)
+    return True

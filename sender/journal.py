@@ -118,6 +118,20 @@ def size(segment: Segment) -> int:
         raise JournalError(f"{segment.path}: cannot be read: {error.strerror}: {_CURE}") from error
 
 
+def written(segment: Segment) -> dt.datetime | None:
+    """Return when a segment was last appended to (aware); ``None``: it is gone.
+
+    Raises:
+        JournalError: it cannot be told.
+    """
+    try:
+        return dt.datetime.fromtimestamp(segment.path.stat().st_mtime, dt.UTC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise JournalError(f"{segment.path}: cannot be read: {error.strerror}: {_CURE}") from error
+
+
 def read(segment: Segment, offset: int, max_bytes: int) -> Chunk:
     """Return whole lines of a segment.
 
@@ -155,11 +169,30 @@ def identity(directory: Path) -> str:
     Raises:
         JournalError: it can be neither read nor made.
     """
+    known = known_identity(directory)
+    if known is None:
+        path = directory / IDENTITY
+        try:
+            _make_identity(path)
+        except OSError as error:
+            raise JournalError(f"{path}: cannot be read or made: {error}") from error
+        known = known_identity(directory)
+    if known is None:
+        raise JournalError(f"{directory / IDENTITY}: cannot be read or made: somebody removes it")
+    return known
+
+
+def known_identity(directory: Path) -> str | None:
+    """Return what names this journal in the store, without making anything; ``None``: it has no name yet.
+
+    Raises:
+        JournalError: it cannot be read.
+    """
     path = directory / IDENTITY
     try:
-        if not path.exists():
-            _make_identity(path)
         text = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
     except (OSError, UnicodeDecodeError) as error:
         raise JournalError(f"{path}: cannot be read or made: {error}") from error
     if not text:

@@ -194,6 +194,9 @@ class Connection:
         except _FAULTS as error:
             self._drop()
             return self._deferred("cannot be used", error).answer
+        except BaseException:  # cancelled: the connection is in the middle of something
+            self._drop()
+            raise
         return None
 
     async def _send(self, sender: str, recipient: str, content: bytes) -> outcome.Outcome:

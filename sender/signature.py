@@ -38,6 +38,9 @@ GOOD_RSA_BITS = 2048
 MAX_NAME = 60
 """Characters of a domain or a selector that fit into a line of the field."""
 
+MAX_STRING = 255
+"""Octets of one string of a TXT record; a key of 2048 bits takes two."""
+
 LINE = 72
 """Characters of a line."""
 
@@ -105,6 +108,11 @@ class Signer:
         return cls(domain, selector, Algorithm.ED25519, 256, public, key)
 
     @property
+    def kind(self) -> str:
+        """The key's type as the DNS has it (``k=``)."""
+        return "rsa" if self.algorithm is Algorithm.RSA else "ed25519"
+
+    @property
     def is_weak(self) -> bool:
         """Whether the key is shorter than RFC 8301 asks for; it still signs."""
         return self.algorithm is Algorithm.RSA and self.bits < GOOD_RSA_BITS
@@ -143,9 +151,11 @@ class Signer:
         return self._private.sign(hashlib.sha256(data).digest())
 
 
-def generate() -> bytes:
-    """Return a new RSA key in PEM, as long as receivers want it (RFC 8301)."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=GOOD_RSA_BITS)
+def generate(algorithm: Algorithm = Algorithm.RSA) -> bytes:
+    """Return a new key in PEM; an RSA key is as long as receivers want it (RFC 8301)."""
+    key: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey = ed25519.Ed25519PrivateKey.generate()
+    if algorithm is Algorithm.RSA:
+        key = rsa.generate_private_key(public_exponent=65537, key_size=GOOD_RSA_BITS)
     form = serialization.PrivateFormat.PKCS8
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
@@ -157,8 +167,14 @@ def dns_name(signer: Signer) -> str:
 
 def dns_record(signer: Signer) -> str:
     """Return the text of the TXT record there, for TLS reports only (``s=tlsrpt``, RFC 8460 section 3)."""
-    kind = "rsa" if signer.algorithm is Algorithm.RSA else "ed25519"
-    return f"v=DKIM1; k={kind}; s=tlsrpt; p={signer.public}"
+    return f"v=DKIM1; k={signer.kind}; s=tlsrpt; p={signer.public}"
+
+
+def zone_line(signer: Signer) -> str:
+    """Return the record as a zone file has it, in strings of 255 octets at most (RFC 1035 section 3.3)."""
+    text = dns_record(signer)
+    quoted = (f'"{text[start : start + MAX_STRING]}"' for start in range(0, len(text), MAX_STRING))
+    return f"{dns_name(signer)}. IN TXT {' '.join(quoted)}"
 
 
 def _a_label(name: str) -> str | None:

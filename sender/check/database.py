@@ -6,10 +6,15 @@ from collections.abc import Iterator
 
 from sender import closing, config, journal
 from sender.check import findings
-from sender.store import counts, engine, listings
+from sender.store import counts, engine, listings, recorders
 
 LAG_BYTES = 50_000_000
 """Of the journal that is not tallied: minutes of work."""
+
+BEHIND = dt.timedelta(minutes=10)
+"""Without counting anything of what is there: besides ``store.flush``, ten times as long as a tally lets pass."""
+
+OWNER = "chown it to the user that tlsrpt runs as, or run tlsrpt check as that user"
 
 LATE = dt.timedelta(hours=1)
 """After which a delivery that is due should have been tried: as long as a lease of a reporter that died."""
@@ -22,11 +27,18 @@ def look(settings: config.Config, now: dt.datetime) -> Iterator[findings.Finding
         settings: which, and where the journal is.
         now: aware.
     """
+    unwritable = engine.unwritable(settings.store.url)
+    if unwritable is not None:
+        yield findings.error("store", f"this user may not write to {unwritable}", OWNER)
+        return
     try:
-        revision = engine.revision(settings.store.url)
+        yield from _look(settings, now)
     except engine.StoreError as error:
         yield findings.error("store", str(error), "start the database, or correct store.url and who may use it")
-        return
+
+
+def _look(settings: config.Config, now: dt.datetime) -> Iterator[findings.Finding]:
+    revision = engine.revision(settings.store.url)
     if revision is None:
         yield findings.hint("store", "the store is not made yet", "tlsrpt serve makes it")
         return
@@ -41,7 +53,7 @@ def look(settings: config.Config, now: dt.datetime) -> Iterator[findings.Finding
     yield findings.ok("store", "the store answers")
     store = engine.open_store(settings.store.url)
     try:
-        yield _lag(settings, store)
+        yield _lag(settings, store, now)
         yield from _hosts(settings, store, now)
         yield _day(settings, store, now)
         yield _deliveries(store, now)
@@ -49,22 +61,33 @@ def look(settings: config.Config, now: dt.datetime) -> Iterator[findings.Finding
         store.close()
 
 
-def _lag(settings: config.Config, store: engine.Store) -> findings.Finding:
+def _lag(settings: config.Config, store: engine.Store, now: dt.datetime) -> findings.Finding:
     id_ = "tally"
     try:
-        segments = journal.segments(pathlib.Path(settings.recorder.journal))
-        identity = journal.identity(pathlib.Path(settings.recorder.journal)) if segments else ""
-        with store.read() as connection:
-            behind = sum(journal.size(one) - counts.position(connection, identity, one.name) for one in segments)
+        left, since = _uncounted(pathlib.Path(settings.recorder.journal), store)
     except journal.JournalError as error:
-        return findings.error(id_, str(error), "let the user that tlsrpt runs as read the journal")
-    if behind > LAG_BYTES:
-        return findings.warning(
-            id_,
-            f"{behind / 1e6:,.0f} MB of the journal are not counted yet",
-            "tlsrpt serve recorder; its log tells why",
-        )
-    return findings.ok(id_, f"{behind:,} bytes of the journal are not counted yet")
+        return findings.error(id_, str(error), OWNER)
+    cure = "start tlsrpt serve recorder (again); its log tells why"
+    if left > LAG_BYTES:
+        return findings.warning(id_, f"{left / 1e6:,.0f} MB of the journal are not counted yet", cure)
+    if left and since is not None and since < now - BEHIND - dt.timedelta(seconds=settings.store.flush):
+        return findings.warning(id_, f"what came since {since:%Y-%m-%d %H:%M} UTC is not counted", cure)
+    return findings.ok(id_, f"{left:,} bytes of the journal are not counted yet")
+
+
+def _uncounted(directory: pathlib.Path, store: engine.Store) -> tuple[int, dt.datetime | None]:
+    """Return how many bytes of a journal are not counted, and since when."""
+    identity = journal.known_identity(directory) or ""
+    with store.read() as connection:
+        behind = [
+            (one, journal.size(one) - counts.position(connection, identity, one.name))
+            for one in journal.segments(directory)
+        ]
+        since = recorders.tallied(connection, identity)
+    first = next((one for one, left in behind if left > 0), None)
+    if since is None and first is not None:
+        since = journal.written(first)
+    return sum(left for _, left in behind), since
 
 
 def _hosts(settings: config.Config, store: engine.Store, now: dt.datetime) -> Iterator[findings.Finding]:

@@ -29,7 +29,7 @@ def look(settings: config.Config) -> Iterator[findings.Finding]:
     yield queue(QUEUE)
     yield _clock()
     yield from _future(pathlib.Path(settings.recorder.journal), dt.datetime.now(dt.UTC).date())
-    yield from _room(pathlib.Path(settings.recorder.journal))
+    yield from journal_folder(pathlib.Path(settings.recorder.journal))
 
 
 def queue(path: pathlib.Path) -> findings.Finding:
@@ -78,9 +78,21 @@ def _future(directory: pathlib.Path, today: dt.date) -> Iterator[findings.Findin
         yield findings.warning(id_, found, "keep the clock right; they are reported when their day is over")
 
 
-def _room(directory: pathlib.Path) -> Iterator[findings.Finding]:
+def journal_folder(directory: pathlib.Path) -> Iterator[findings.Finding]:
+    """Look at whether the journal can be written, and for how long."""
+    existing = next(path for path in (directory, *directory.parents) if _is_there(path))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        cure = f"chown {existing} to the user that tlsrpt runs as, or run tlsrpt check as that user"
+        yield findings.error("journal", f"this user may not write to {existing}", cure)
+    else:
+        yield findings.ok(
+            "journal", f"{directory} can be written" if existing == directory else f"{directory} can be made"
+        )
+    yield from _room(existing)
+
+
+def _room(existing: pathlib.Path) -> Iterator[findings.Finding]:
     id_ = "room"
-    existing = next((path for path in (directory, *directory.parents) if path.exists()), directory)
     try:
         free = shutil.disk_usage(existing).free
     except OSError as error:
@@ -93,3 +105,8 @@ def _room(directory: pathlib.Path) -> Iterator[findings.Finding]:
         yield findings.warning(id_, found, "make room before the journal cannot grow")
     else:
         yield findings.ok(id_, found)
+
+
+def _is_there(path: pathlib.Path) -> bool:
+    """Tell whether there is something, as far as this user may know; ``Path.exists`` raises where he may not."""
+    return os.path.exists(path)  # noqa: PTH110 - as said

@@ -59,21 +59,37 @@ async def _key(names: resolver.Resolver, signer: signature.Signer | None) -> fin
 def key(signer: signature.Signer, records: Iterable[str]) -> findings.Finding:
     """Judge what is published for our DKIM key (RFC 6376 section 3.6.1, RFC 8460 section 3)."""
     id_, name = "dkim", signature.dns_name(signer)
-    cure = f'publish {name} TXT "{signature.dns_record(signer)}"'
+    cure = f"publish {signature.zone_line(signer)}"
     found = [tags(text) for text in records]
     if not found:
         return findings.error(id_, f"{name} has no key: receivers refuse our reports", cure)
-    ours = [one for one in found if one.get("p", "").replace(" ", "") == signer.public]
+    if len(found) > 1:
+        return findings.warning(
+            id_, f"{name} has {len(found)} records, of which receivers take any", f"leave one: {cure}"
+        )
+    ours = [one for one in found if "".join(one.get("p", "").split()) == signer.public]
     if not ours:
         revoked = any("p" in one and not one["p"] for one in found)
         return findings.error(id_, f"{name} has {'a key that is revoked' if revoked else 'another key'}", cure)
-    services = [word.strip() for word in ours[0].get("s", "*").split(":")]
-    if not {"*", "tlsrpt"} & set(services):
-        return findings.error(id_, f"the key at {name} is not for TLS reports: s={ours[0]['s']}", cure)
+    unfit = _unfit(signer, ours[0])
+    if unfit:
+        return findings.error(id_, f"the key at {name} is {unfit}", cure)
     if signer.is_weak:
         cure = "make one with: openssl genpkey -algorithm rsa -pkeyopt rsa_keygen_bits:2048"
         return findings.warning(id_, f"the DKIM key has {signer.bits} bits only: many receivers want 2048", cure)
     return findings.ok(id_, f"the key at {name} is ours and may sign TLS reports")
+
+
+def _unfit(signer: signature.Signer, record: dict[str, str]) -> str:
+    """Return for what a record of our key does not let it sign; empty: it does."""
+    hashes, services = ([word.strip() for word in record.get(tag, "*").split(":")] for tag in ("h", "s"))
+    if record.get("k", "rsa") != signer.kind:
+        return f"said to be of another kind: k={record.get('k', 'rsa')}"
+    if not {"*", "sha256"} & set(hashes):
+        return f"not for signatures with SHA-256: h={record['h']}"
+    if not {"*", "tlsrpt"} & set(services):
+        return f"not for TLS reports: s={record['s']}"
+    return ""
 
 
 def tags(text: str) -> dict[str, str]:
@@ -108,9 +124,11 @@ def dmarc(domain: str, records: Iterable[str], *, signs: bool) -> findings.Findi
     policies = [one["p"].lower() for one in map(tags, records) if one.get("v") == "DMARC1" and "p" in one]
     if not policies:
         cure = f'publish _dmarc.{domain} TXT "v=DMARC1; p=none; rua=mailto:postmaster@{domain}"'
-        return findings.hint("dmarc", f"{domain} has no DMARC record", cure)
-    if signs or policies[0] == "none":
-        return findings.ok("dmarc", f"report mails pass DMARC (p={policies[0]})")
+        return findings.hint("dmarc", f"{domain} has no DMARC record of its own", cure)
+    if signs:
+        return findings.ok("dmarc", f"report mails pass DMARC by their signature (p={policies[0]})")
+    if policies[0] == "none":
+        return findings.ok("dmarc", f"DMARC of {domain} asks to refuse nothing (p=none)")
     cure = "set mail.dkim_selector and mail.dkim_key (tlsrpt init makes a key), or have the relay sign for this domain"
     found = f"DMARC of {domain} is p={policies[0]}: report mails pass only if the relay signs them or SPF has it"
     return findings.warning("dmarc", found, cure)

@@ -1,10 +1,12 @@
-"""Postfix's main.cf: the settings with which events flow and policies hold.
+"""Postfix's settings with which events flow and policies hold: main.cf, and what master.cf has of the smtp service.
 
-:func:`ask` runs ``postconf``; :func:`judge` is pure.
+:func:`ask` runs ``postconf``; :func:`judge` is pure. Known limit: other services that send (relay, transports of your
+own) may have settings of their own in master.cf, which are not looked at.
 """
 
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -37,10 +39,22 @@ NAMES = (
     "tls_append_default_CA",
     "smtp_tls_session_cache_database",
     "smtp_tls_loglevel",
+    "compatibility_level",
 )
+
+SERVICE = "smtp/unix"
+"""Under this name :func:`ask` has the line of master.cf."""
+
+_CHROOT = 4
+"""Which field of that line tells whether the service runs in a chroot (master(5))."""
+
+_OPTION = re.compile(r"-o\s+(?:\{\s*(\w+)\s*=\s*([^{}]*?)\s*\}|(\w+)=(\S*))")
 
 REPORTS = (3, 10)
 """The version from which Postfix reports by itself."""
+
+REPORTS_RESUMED = (3, 11)
+"""The version from which it can report sessions that it resumes."""
 
 NEW, OLD = "QUERYwithTLSRPT", "QUERY"
 
@@ -56,16 +70,31 @@ def ask() -> Values | None:
     program = shutil.which(PROGRAM) or shutil.which(PROGRAM, path=PLACES)
     if program is None:
         return None
+    pairs = (line.partition("=") for line in _run(program, *NAMES).splitlines())
+    values = {name.strip(): value.strip() for name, _, value in pairs}
+    try:
+        service = _run(program, "-M", SERVICE)
+    except OSError:  # there may be no such service
+        service = ""
+    options = ((one[1] or one[3], one[2] or one[4] or "") for one in _OPTION.finditer(service))
+    return {**values, **{name: value for name, value in options if name in NAMES}, SERVICE: " ".join(service.split())}
+
+
+def _run(program: str, *arguments: str) -> str:
+    """Return what postconf prints.
+
+    Raises:
+        OSError: it prints nothing; the text says why.
+    """
     try:
         done = subprocess.run(  # noqa: S603 - nothing of a stranger's is in it
-            [program, *NAMES], capture_output=True, text=True, errors="replace", check=False, timeout=TIMEOUT
+            [program, *arguments], capture_output=True, text=True, errors="replace", check=False, timeout=TIMEOUT
         )
     except subprocess.TimeoutExpired as error:
         raise OSError(f"{program} takes too long") from error
     if not done.stdout:
-        raise OSError(f"{program}: {' '.join(done.stderr.split())[:200]}")
-    pairs = (line.partition("=") for line in done.stdout[:MAX_OUTPUT].splitlines())
-    return {name.strip(): value.strip() for name, _, value in pairs}
+        raise OSError(f"{program}: {' '.join(done.stderr.split())[:200] or 'it tells nothing'}")
+    return done.stdout[:MAX_OUTPUT]
 
 
 def look(settings: config.Config) -> Iterator[findings.Finding]:
@@ -111,16 +140,31 @@ def judge(values: Values, settings: config.Config) -> Iterator[findings.Finding]
     """Judge what is set."""
     queue = pathlib.Path(values.get("queue_directory", "/var/spool/postfix"))
     reports = version(values.get("mail_version", "")) >= REPORTS
-    if reports:
-        yield from _events(values, queue, settings)
-    else:
+    if not reports:
         yield from _follower(values, settings)
+    elif settings.recorder.socket:
+        yield from _events(values, queue, settings)
     yield _policies(values, queue, settings, NEW if reports else OLD)
+    if _chrooted(values):
+        yield from _outside(queue, settings, events=reports)
     yield from _security(values)
 
 
 def _set(name: str, value: str) -> str:
-    return f"postconf -e '{name} = {value}' && postfix reload"
+    return f"postconf -e {shlex.quote(f'{name} = {value}')} && postfix reload"
+
+
+def _chrooted(values: Values) -> bool:
+    """Tell whether smtp runs in a chroot; ``-`` is what master(5) says of it: only for compatibility's sake."""
+    fields = values.get(SERVICE, "").split()
+    if len(fields) <= _CHROOT:
+        return True  # not known: Debian's does
+    return fields[_CHROOT] == "y" or (fields[_CHROOT] == "-" and values.get("compatibility_level", "0") == "0")
+
+
+def _seen(path: str, queue: pathlib.Path, values: Values) -> pathlib.Path:
+    """Return where smtp finds a path: it runs in the queue directory, which may be all it sees."""
+    return queue / (path.lstrip("/") if _chrooted(values) else path)
 
 
 def _events(values: Values, queue: pathlib.Path, settings: config.Config) -> Iterator[findings.Finding]:
@@ -130,17 +174,39 @@ def _events(values: Values, queue: pathlib.Path, settings: config.Config) -> Ite
     relative = wanted.removeprefix(f"{queue}/")
     if values.get("smtp_tlsrpt_enable") != "yes":
         yield findings.error(id_, "Postfix reports no TLS sessions", _set("smtp_tlsrpt_enable", "yes"))
-    elif not name or queue / name != pathlib.Path(wanted):
-        found = f"Postfix reports to {queue / name if name else 'no socket'}, the recorder listens at {wanted}"
+    elif not name or _seen(name, queue, values) != pathlib.Path(wanted):
+        where = _seen(name, queue, values) if name else "no socket"
+        found = f"Postfix reports to {where}, the recorder listens at {wanted}"
         yield findings.error(id_, found, _set("smtp_tlsrpt_socket_name", relative))
     else:
         yield findings.ok(id_, f"Postfix {values['mail_version']} reports its TLS sessions to {wanted}")
-    if wanted and queue not in pathlib.Path(wanted).parents:
-        cure = f'set recorder.socket = "{queue}/run/tlsrpt/tlsrpt.sock"'
-        yield findings.warning("chroot", f"{wanted} is outside of {queue}, where a chrooted smtp cannot reach it", cure)
     if values.get("smtp_tls_session_cache_database"):
-        cure = _set("smtp_tls_session_cache_database", "")
-        yield findings.warning("postfix-session-cache", "Postfix does not report TLS sessions that it resumes", cure)
+        yield _resumes(values)
+
+
+def _resumes(values: Values) -> findings.Finding:
+    id_, cure = "postfix-session-cache", _set("smtp_tls_session_cache_database", "")
+    if version(values["mail_version"]) >= REPORTS_RESUMED:
+        level = values.get("compatibility_level", "0")
+        found = f"whether Postfix reports TLS sessions that it resumes depends on compatibility_level = {level}"
+        return findings.hint(id_, found, cure)
+    return findings.warning(id_, "Postfix does not report TLS sessions that it resumes", cure)
+
+
+def _outside(queue: pathlib.Path, settings: config.Config, *, events: bool) -> Iterator[findings.Finding]:
+    """Name the sockets that a chrooted smtp cannot reach."""
+    recorder = pathlib.Path(settings.recorder.socket)
+    if events and settings.recorder.socket and queue not in recorder.parents:
+        cure = f'set recorder.socket = "{queue}/run/tlsrpt/tlsrpt.sock"'
+        yield findings.warning(
+            "chroot", f"{recorder} is outside of {queue}, where a chrooted smtp cannot reach it", cure
+        )
+    addresses = endpoints.parse_all(settings.policy.listen)
+    paths = [one.path for one in addresses if isinstance(one, endpoints.UnixAddress)]
+    if len(paths) == len(addresses) and not any(queue in path.parents for path in paths):
+        cure = f'set policy.listen = ["unix:{queue}/run/tlsrpt/policy.sock"]'
+        found = f"{paths[0]} is outside of {queue}, where a chrooted smtp cannot reach it"
+        yield findings.warning("chroot", found, cure)
 
 
 def _follower(values: Values, settings: config.Config) -> Iterator[findings.Finding]:
@@ -159,16 +225,31 @@ def _follower(values: Values, settings: config.Config) -> Iterator[findings.Find
 def _policies(values: Values, queue: pathlib.Path, settings: config.Config, name: str) -> findings.Finding:
     id_ = "postfix-policies"
     maps = values.get("smtp_tls_policy_maps", "")
-    wanted = [f"socketmap:{_as_postfix_has_it(text, queue)}:{name}" for text in settings.policy.listen]
-    cure = _set("smtp_tls_policy_maps", wanted[0])
-    found = re.split(r"[,\s]+", maps)
-    if any(one in found for one in wanted):
+    listening = endpoints.parse_all(settings.policy.listen)
+    entries = [one for one in re.split(r"[,\s]+", maps) if one]
+    ours = [one for one in entries if _address(one, queue, values) in listening]
+    if any(one.endswith(f":{name}") for one in ours):
         return findings.ok(id_, "Postfix asks the policy socket")
-    other = NEW if name == OLD else OLD
-    if any(one.removesuffix(name) + other in found for one in wanted):
-        why = "refuses its answers" if name == OLD else "cannot report the policy with a session"
-        return findings.error(id_, f"Postfix asks the policy socket for {other}, and {why}", cure)
-    return findings.error(id_, f"Postfix does not ask the policy socket: smtp_tls_policy_maps = {maps}", cure)
+    right = f"socketmap:{_as_postfix_has_it(settings.policy.listen[0], queue)}:{name}"
+    if not ours:
+        found = f"Postfix does not ask the policy socket: smtp_tls_policy_maps = {maps}"
+        return findings.error(id_, found, _set("smtp_tls_policy_maps", ", ".join([*entries, right])))
+    asked = ours[0].rpartition(":")[2]
+    why = "refuses its answers" if asked == NEW else "cannot report the policy with a session"
+    cure = _set("smtp_tls_policy_maps", ", ".join(right if one == ours[0] else one for one in entries))
+    return findings.error(id_, f"Postfix asks the policy socket for {asked}, and {why}", cure)
+
+
+def _address(entry: str, queue: pathlib.Path, values: Values) -> endpoints.UnixAddress | endpoints.InetAddress | None:
+    """Return what a table of smtp_tls_policy_maps leads to, as the policy role has it; ``None``: no socket."""
+    where = entry.removeprefix("socketmap:").rpartition(":")[0]
+    try:
+        address = endpoints.parse(where)
+    except ValueError:
+        return None
+    if isinstance(address, endpoints.UnixAddress):
+        return endpoints.UnixAddress(_seen(str(address.path), queue, values))
+    return address
 
 
 def _as_postfix_has_it(listen: str, queue: pathlib.Path) -> str:

@@ -3,7 +3,7 @@
 from sender import config, mail
 from sender.check import findings
 
-TIMEOUTS = mail.Timeouts(connect=8.0, command=5.0, data=5.0)
+TIMEOUTS = mail.Timeouts(connect=6.0, command=3.0, data=3.0)
 """A relay is near; a check should not take long."""
 
 

@@ -1,36 +1,49 @@
-"""Look at everything of some roles, side by side; what takes too long is said to."""
+"""Look at everything of some roles, side by side; what takes too long or fails is said to, and stops nothing else.
+
+What blocks (a disk that is gone, a database that is locked) has a thread that is left behind, so that it holds up
+neither the others nor the end of the command.
+"""
 
 import asyncio
+import contextlib
 import datetime as dt
+import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 from sender import config, daily
-from sender.check import database, findings, machine, names, postfix, relay, sockets
+from sender.check import database, findings, follower, machine, names, postfix, relay, sockets
 
-PATIENCE = 15.0
-"""Seconds for one subject: more than each of its time-outs, less than a person waits."""
+PATIENCE = 12.0
+"""Seconds for one subject: more than each of its time-outs; with the start of the command, a person waits 15."""
 
-RECORDER, POLICY, REPORTER = "recorder", "policy", "reporter"
+LIBC_RESOLVER = "timeout:2 attempts:2"
+"""For host names that the C library looks up (RES_OPTIONS, resolv.conf(5)): with three dead servers its own 5 seconds
+become 30, and nothing can stop it."""
+
+RECORDER, POLICY, REPORTER, FOLLOWER = "recorder", "policy", "reporter", "follower"
 
 ROLES = (RECORDER, POLICY, REPORTER)
 
 
-async def look(settings: config.Config, roles: Sequence[str]) -> list[findings.Finding]:
+async def look(settings: config.Config, roles: Sequence[str], patience: float = PATIENCE) -> list[findings.Finding]:
     """Return what was found, in the order of the way of the data.
 
     Args:
         settings: of the installation.
         roles: of this host.
+        patience: seconds for one subject.
 
     Raises:
         config.ConfigError: the configuration cannot be used; one line.
     """
+    os.environ.setdefault("RES_OPTIONS", LIBC_RESOLVER)
     subjects = list(_subjects(settings, roles))
-    looking = (_guarded(name, subject) for name, subject in subjects)
+    looking = (_guarded(name, subject, patience) for name, subject in subjects)
     return [finding for found in await asyncio.gather(*looking) for finding in found]
 
 
-Subject = Callable[[], Awaitable[list[findings.Finding]]]
+Subject = Callable[[], AsyncIterator[findings.Finding]]
 
 
 def _subjects(settings: config.Config, roles: Sequence[str]) -> Iterator[tuple[str, Subject]]:
@@ -41,6 +54,8 @@ def _subjects(settings: config.Config, roles: Sequence[str]) -> Iterator[tuple[s
     if POLICY in roles:
         yield "policy-socket", _in_thread(lambda: sockets.policy(settings))
         yield "dnssec", lambda: _one(names.validates(settings))
+    if FOLLOWER in roles:
+        yield "follower-log", _in_thread(lambda: follower.look(settings))
     if RECORDER in roles or POLICY in roles:
         yield "postfix", _in_thread(lambda: postfix.look(settings))
     if RECORDER in roles or REPORTER in roles:
@@ -48,25 +63,54 @@ def _subjects(settings: config.Config, roles: Sequence[str]) -> Iterator[tuple[s
     if REPORTER in roles:
         identity = config.identity(settings)
         signer = daily.load_signer(settings, identity)
-        yield "dns", lambda: _all(names.look(settings, identity, signer))
+        yield "dns", lambda: names.look(settings, identity, signer)
         yield "relay", lambda: _one(relay.look(settings, identity.domain))
 
 
-async def _guarded(name: str, subject: Subject) -> list[findings.Finding]:
+async def _guarded(name: str, subject: Subject, patience: float) -> list[findings.Finding]:
+    found: list[findings.Finding] = []
     try:
-        async with asyncio.timeout(PATIENCE):
-            return await subject()
+        async with asyncio.timeout(patience):
+            async for finding in subject():
+                found.append(finding)  # noqa: PERF401 - what was found is kept if a later one fails
     except TimeoutError:
-        return [findings.unknown(name, f"it took longer than {PATIENCE:.0f} seconds to look")]
+        cure = "something hangs: run it again, then look at what is named here"
+        found.append(findings.warning(name, f"it took longer than {patience:g} seconds to look", cure))
+    except config.ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the others are told all the same
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        found.append(findings.error(name, f"looking failed: {what}", "a fault of tlsrpt, perhaps: please report it"))
+    return found
 
 
 def _in_thread(look: Callable[[], Iterator[findings.Finding]]) -> Subject:
-    return lambda: asyncio.to_thread(lambda: list(look()))
+    return lambda: _threaded(look)
 
 
-async def _one(finding: Awaitable[findings.Finding]) -> list[findings.Finding]:
-    return [await finding]
+async def _threaded(look: Callable[[], Iterator[findings.Finding]]) -> AsyncIterator[findings.Finding]:
+    loop = asyncio.get_running_loop()
+    told: asyncio.Queue[findings.Finding | Exception | None] = asyncio.Queue()
+
+    def tell(one: findings.Finding | Exception | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            loop.call_soon_threadsafe(told.put_nowait, one)
+
+    def work() -> None:
+        try:
+            for finding in look():
+                tell(finding)
+        except Exception as error:  # noqa: BLE001 - raised where somebody waits for it
+            tell(error)
+        else:
+            tell(None)
+
+    threading.Thread(target=work, daemon=True).start()
+    while (one := await told.get()) is not None:
+        if isinstance(one, Exception):
+            raise one
+        yield one
 
 
-async def _all(found: AsyncIterator[findings.Finding]) -> list[findings.Finding]:
-    return [finding async for finding in found]
+async def _one(finding: Awaitable[findings.Finding]) -> AsyncIterator[findings.Finding]:
+    yield await finding

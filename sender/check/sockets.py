@@ -1,5 +1,6 @@
 """The sockets: somebody listens, and Postfix may connect."""
 
+import contextlib
 import dataclasses
 import grp
 import os
@@ -7,17 +8,26 @@ import pathlib
 import pwd
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from policy import endpoints
+from policy import endpoints, socketmap
 from sender import config
 from sender.check import findings
 
-MTA = "postfix"
+POSTFIX = ("postfix",)
 """The user that Postfix connects as."""
 
+EXIM = ("Debian-exim", "exim")
+"""The users that Exim connects as, by distribution."""
+
 TIMEOUT = 2.0
-"""Seconds for a connection on the same machine."""
+"""Seconds for a connection, and for an answer, on the same machine."""
+
+QUESTION = socketmap.reply(b"CHECK localhost")
+"""A map that the policy socket does not have: it says so at once, and looks nothing up."""
+
+MAX_ANSWER = 1024
+"""Octets of the answer to that, which has some thirty."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,6 +35,8 @@ class User:
     """Somebody who is to connect."""
 
     name: str
+    group: str
+    """That he logs in with."""
     uid: int
     gids: frozenset[int]
 
@@ -52,33 +64,28 @@ def may(user: User, rights: Rights, wanted: int) -> bool:
     return (rights.mode >> shift) & wanted == wanted
 
 
-def mta() -> User | None:
-    """Return the user of Postfix; ``None``: there is none on this machine."""
-    try:
-        entry = pwd.getpwnam(MTA)
-    except KeyError:
-        return None
-    groups = {group.gr_gid for group in grp.getgrall() if MTA in group.gr_mem}
-    return User(MTA, entry.pw_uid, frozenset({entry.pw_gid, *groups}))
+def mta(names: Sequence[str]) -> User | None:
+    """Return the first user of some that there is on this machine; ``None``: none."""
+    for name in names:
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            groups = {group.gr_gid for group in grp.getgrall() if name in group.gr_mem}
+            return User(name, grp.getgrgid(entry.pw_gid).gr_name, entry.pw_uid, frozenset({entry.pw_gid, *groups}))
+    return None
 
 
 def recorder(settings: config.Config) -> Iterator[findings.Finding]:
     """Look at where session results come in."""
-    if not settings.recorder.socket:
-        yield findings.hint(
-            "recorder-socket", "there is no recorder on this host", "set recorder.socket if there should be"
-        )
-        return
-    yield _file("recorder-socket", pathlib.Path(settings.recorder.socket), socket.SOCK_DGRAM, "recorder")
+    yield _file("recorder-socket", pathlib.Path(settings.recorder.socket), socket.SOCK_DGRAM, mta(POSTFIX))
     if settings.recorder.exim_socket:
-        yield _file("exim-socket", pathlib.Path(settings.recorder.exim_socket), socket.SOCK_STREAM, "recorder")
+        yield _file("exim-socket", pathlib.Path(settings.recorder.exim_socket), socket.SOCK_STREAM, mta(EXIM))
 
 
 def policy(settings: config.Config) -> Iterator[findings.Finding]:
     """Look at where policies are asked for."""
     for address in endpoints.parse_all(settings.policy.listen):
         if isinstance(address, endpoints.UnixAddress):
-            yield _file("policy-socket", address.path, socket.SOCK_STREAM, "policy")
+            yield _file("policy-socket", address.path, socket.SOCK_STREAM, mta(POSTFIX))
         else:
             yield _port(address)
 
@@ -86,13 +93,27 @@ def policy(settings: config.Config) -> Iterator[findings.Finding]:
 def _port(address: endpoints.InetAddress) -> findings.Finding:
     id_, where = "policy-socket", f"{address.host}:{address.port}"
     try:
-        with socket.create_connection((address.host, address.port), timeout=TIMEOUT):
-            return findings.ok(id_, f"the policy socket answers at {where}")
+        with socket.create_connection((address.host, address.port), timeout=TIMEOUT) as probe:
+            return _dumb(probe, where) or findings.ok(id_, f"the policy socket answers at {where}")
     except OSError as error:
         return findings.error(id_, f"nobody listens at {where}: {error.strerror or error}", "tlsrpt serve policy")
 
 
-def _file(id_: str, path: pathlib.Path, kind: socket.SocketKind, role: str) -> findings.Finding:
+def _dumb(probe: socket.socket, where: str) -> findings.Finding | None:
+    """Ask a policy socket something; ``None``: it answers."""
+    try:
+        probe.sendall(QUESTION)
+        if probe.recv(MAX_ANSWER):
+            return None
+        why = "closes the connection"
+    except OSError as error:
+        why = error.strerror or str(error)
+    found = f"whoever listens at {where} does not answer ({why}): Postfix keeps its mail in the queue"
+    return findings.error("policy-socket", found, "restart tlsrpt serve policy; its log tells why")
+
+
+def _file(id_: str, path: pathlib.Path, kind: socket.SocketKind, user: User | None) -> findings.Finding:
+    role = "policy" if id_ == "policy-socket" else "recorder"
     start = f"tlsrpt serve {role}"
     try:
         status = path.stat()
@@ -109,8 +130,9 @@ def _file(id_: str, path: pathlib.Path, kind: socket.SocketKind, role: str) -> f
         except PermissionError:
             return findings.unknown(id_, f"{path}: run tlsrpt check as root or as the user that tlsrpt runs as")
         except OSError as error:
-            return findings.error(id_, f"nobody listens at {path}: {error.strerror}", start)
-    return _reachable(id_, path, mta(), role)
+            return findings.error(id_, f"nobody listens at {path}: {error.strerror or error}", start)
+        dumb = _dumb(probe, str(path)) if role == "policy" else None
+    return dumb or _reachable(id_, path, user, role)
 
 
 def _reachable(id_: str, path: pathlib.Path, user: User | None, role: str) -> findings.Finding:
@@ -120,7 +142,7 @@ def _reachable(id_: str, path: pathlib.Path, user: User | None, role: str) -> fi
         if not may(user, _rights(directory), 1):
             return findings.error(id_, f"{user.name} may not enter {directory}", f"chmod o+x {directory}")
     if not may(user, _rights(path), 2):
-        cure = f'set {role}.socket_group = "{user.name}" (and {role}.socket_mode = "0660"), then restart tlsrpt'
+        cure = f'set {role}.socket_group = "{user.group}" (and {role}.socket_mode = "0660"), then restart tlsrpt'
         return findings.error(id_, f"{user.name} may not write to {path}", cure)
     return findings.ok(id_, f"{user.name} may connect to {path}, and somebody listens")
 

@@ -23,6 +23,9 @@ def init(
         str, typer.Option(metavar="URL", help="The server that takes report mails.")
     ] = "smtp://127.0.0.1:25",
     dkim: Annotated[bool, typer.Option(help="Make a key and sign report mails; the relay has to otherwise.")] = True,
+    ed25519: Annotated[
+        bool, typer.Option("--ed25519", help="Make an Ed25519 key instead of RSA; few receivers can check it.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Write a configuration that is there anew; a key is kept.")
     ] = False,
@@ -41,14 +44,19 @@ def init(
         mail.parse_relay(relay)
         key = path.absolute().with_name(KEY) if dkim else None
         text = installing.text(answers, key)
-        installing.write(path, text, force=force)
-        typer.echo(f"{path} is written.")
-        if key is not None:
-            made = installing.make_key(key)
+        if not force:
+            installing.refuse_another(path)
+        signer = None
+        if key is not None:  # before the configuration, which names it
+            made = installing.make_key(key, signature.Algorithm.ED25519 if ed25519 else signature.Algorithm.RSA)
             typer.echo(f"{key} is {'made' if made else 'kept as it was'}.")
-            signer = signature.Signer.load(str(key), installing.SELECTOR, answers.domain)
+            domain = configuration.identity(configuration.parse(text, {})).domain
+            signer = signature.Signer.load(str(key), installing.SELECTOR, domain)
+        installing.write(path, text)
+        typer.echo(f"{path} is written.")
+        if signer is not None:
             typer.echo("\nPublish in the DNS, so that receivers believe our reports:\n")
-            typer.echo(f'{signature.dns_name(signer)}. TXT "{signature.dns_record(signer)}"')
+            typer.echo(signature.zone_line(signer))
         settings = configuration.load(path, {})
         typer.echo("\nAdd to Postfix's main.cf, then run postfix reload:\n")
         typer.echo("\n".join(f"{name} = {value}" for name, value in postfix.wanted(values or {}, settings).items()))

@@ -1,29 +1,21 @@
 """``tlsrpt check``: what can be wrong with this installation, each with its cure."""
 
-import enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sender.cli import running
+from sender.cli import running, serving
 
 if TYPE_CHECKING:
     from sender.check import findings
 
 
-class Role(enum.StrEnum):
-    """What a host does that can be checked."""
-
-    RECORDER = "recorder"
-    POLICY = "policy"
-    REPORTER = "reporter"
-
-
 def check(
     roles: Annotated[
-        list[Role] | None,
+        list[serving.Role] | None,
         typer.Argument(
-            metavar="ROLE", help="recorder, policy, reporter: what this host does; all where it is left out."
+            metavar="ROLE",
+            help="recorder, policy, reporter, follower: what this host does; as tlsrpt serve where it is left out.",
         ),
     ] = None,
     *,
@@ -32,7 +24,8 @@ def check(
 ) -> None:
     """Look at everything that can be wrong with this installation, and name the cure.
 
-    Nothing is changed and no mail is sent. The exit code is 1 if there is a warning or an error.
+    Nothing is changed and no mail is sent. The exit code is 1 if there is a warning or an error, 2 if tlsrpt
+    serve could not start with this configuration.
     """
     import asyncio
 
@@ -42,7 +35,9 @@ def check(
 
     with running.failures():
         settings = running.settings(config)
-        found = asyncio.run(checks.look(settings, [role.value for role in roles or Role]))
+        wanted = [role.value for role in roles or serving.usual(settings)]
+        serving.check(settings, wanted)
+        found = asyncio.run(checks.look(settings, wanted))
     if json:
         typer.echo(rows.dumps({"findings": [rows.finding(one) for one in found]}))
     else:
@@ -55,4 +50,8 @@ def _print(found: "list[findings.Finding]") -> None:
 
     from sender.cli import tables
 
-    rich.console.Console().print(tables.findings(found))
+    console = rich.console.Console()
+    for one in found:
+        console.print(tables.finding(one))
+        if one.cure:
+            console.print(tables.cure(one), soft_wrap=True)  # a line to copy stays one line

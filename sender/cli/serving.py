@@ -48,25 +48,25 @@ def serve(
 
     with running.failures(listeners.ListenError):
         settings = running.settings(config)
-        wanted = [role.value for role in roles or _usual(settings)]
-        _check(settings, wanted)
+        wanted = [role.value for role in roles or usual(settings)]
+        check(settings, wanted)
         logs.configure(json=log is Log.JSON)
 
         def load() -> "configuration.Config":
             new = running.load(config)
-            _check(new, wanted)
+            check(new, wanted)
             return new
 
         code = all_roles.serve(settings, wanted, load)
     raise typer.Exit(code)
 
 
-def _usual(settings: "configuration.Config") -> list[Role]:
+def usual(settings: "configuration.Config") -> list[Role]:
     """Return the roles of a host where none is named."""
     return [role for role in Role if role is not Role.FOLLOWER or settings.follower.log]
 
 
-def _check(settings: "configuration.Config", roles: Sequence[str]) -> None:
+def check(settings: "configuration.Config", roles: Sequence[str]) -> None:
     """Find out before anything starts whether the roles can run with this configuration.
 
     Raises:

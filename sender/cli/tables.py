@@ -84,17 +84,21 @@ def due(rows: Sequence[deliveries.Delivery]) -> table.Table:
     return made
 
 
-def findings(rows: Sequence[check.Finding]) -> table.Table:
-    """Return what ``tlsrpt check`` found, each with its cure below."""
+_STATE_WIDTH = max(len(one.value) for one in check.State)
+
+
+def finding(row: check.Finding) -> table.Table:
+    """Return what ``tlsrpt check`` found of one thing."""
     made = table.Table.grid(padding=(0, 1))
-    made.add_column(no_wrap=True)
+    made.add_column(no_wrap=True, min_width=_STATE_WIDTH)
     made.add_column(overflow="fold")
-    for row in rows:
-        told = _literal(f"{row.id}: {row.found}")
-        if row.cure:
-            told.append("\n").append(printable.escaped(row.cure), style="bold")
-        made.add_row(state(row.state.value), told)
+    made.add_row(state(row.state.value), _literal(f"{row.id}: {row.found}"))
     return made
+
+
+def cure(row: check.Finding) -> text.Text:
+    """Return what to do about it, in one line, which is to be copied."""
+    return text.Text(f"{'':{_STATE_WIDTH}} {printable.escaped(row.cure)}", style="bold")
 
 
 def settled(rows: Sequence[deliveries.Delivery], title: str = "Delivered or given up (times in UTC)") -> table.Table:

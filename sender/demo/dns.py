@@ -168,7 +168,10 @@ def _answer(zone: zones.Zone, query: dns.message.Message) -> dns.message.Message
         response.set_rcode(dns.rcode.FORMERR)
         return response
     question = query.question[0]
-    found = zone.find(question.name.to_text(omit_final_dot=True), _KINDS.get(question.rdtype))
+    name = question.name.to_text(omit_final_dot=True)
+    if zone.is_signed(name):
+        response.flags |= dns.flags.AD
+    found = zone.find(name, _KINDS.get(question.rdtype))
     if found is zones.Temper.SILENT:
         return None
     if isinstance(found, zones.Temper):

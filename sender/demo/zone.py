@@ -1,7 +1,7 @@
 """What the made-up DNS holds: typed records by name, and how a name is answered if not truthfully.
 
 Pure. ``sender.demo.dns`` answers from a :class:`Zone`, which may be changed at any time. One zone
-knows every name there is: no delegations, no CNAME, no DNSSEC.
+knows every name there is: no delegations, no CNAME, of DNSSEC only the word of a resolver that validates.
 """
 
 import dataclasses
@@ -63,6 +63,7 @@ class Zone:
     def __init__(self) -> None:
         self._records: dict[str, tuple[Record, ...]] = {}
         self._tempers: dict[str, Temper] = {}
+        self._signed: set[str] = set()
 
     def put(self, name: str, *records: Record) -> None:
         """Add records to a name."""
@@ -79,6 +80,18 @@ class Zone:
         self._tempers.pop(key, None)
         if temper:
             self._tempers[key] = temper
+
+    def sign(self, name: str) -> None:
+        """Have answers about a name say that DNSSEC vouches for them."""
+        self._signed.add(names.a_label(name))
+
+    def unsign(self, name: str) -> None:
+        """Take that back."""
+        self._signed.discard(names.a_label(name))
+
+    def is_signed(self, name: str) -> bool:
+        """Tell whether DNSSEC vouches for a name, as asked, any case."""
+        return name.lower().removesuffix(".") in self._signed
 
     def find(self, name: str, kind: type[Record] | None) -> tuple[Record, ...] | Temper:
         """Return the records of a type, at least one, or how to answer without any.

@@ -36,7 +36,15 @@ def make_engine(url: sa.URL) -> sa.Engine:
 
 def exists(url: sa.URL) -> bool:
     """Tell whether there is a file."""
-    return pathlib.Path(str(url.database)).exists()
+    return os.path.exists(str(url.database))  # noqa: PTH110 - Path.exists raises where a folder may not be entered
+
+
+def unwritable(url: sa.URL) -> str | None:
+    """Return the file, or the folder that its log is in, that may not be written to; ``None``: neither."""
+    file = pathlib.Path(str(url.database))
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        return str(file.parent) if os.path.exists(file.parent) else None  # noqa: PTH110 - as above
+    return str(file) if exists(url) and not os.access(file, os.R_OK | os.W_OK) else None
 
 
 def _on_connect(connection: sqlite3.Connection, _record: object) -> None:

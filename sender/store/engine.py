@@ -128,6 +128,12 @@ def revision(url: str) -> str | None:
         store.close()
 
 
+def unwritable(url: str) -> str | None:
+    """Return which file or folder of a store on this machine this process may not write to; ``None``: none."""
+    parsed = check_url(url)
+    return embedded.unwritable(parsed) if parsed.drivername == "sqlite" else None
+
+
 def check_url(url: str) -> sa.URL:
     """Return ``store.url`` taken apart.
 

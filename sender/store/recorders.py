@@ -33,6 +33,13 @@ def note(connection: sa.Connection, journal: str, host: str, now: dt.datetime, *
     bulk.add(connection, schema.recorders, [row], latest=["host", "tallied", *known])
 
 
+def tallied(connection: sa.Connection, journal: str) -> dt.datetime | None:
+    """Return until when all is counted that the host of a journal received; ``None``: it was never tallied."""
+    table = schema.recorders
+    moment = connection.execute(sa.select(table.c.tallied).where(table.c.journal == journal)).scalar()
+    return None if moment is None else dt.datetime.fromtimestamp(moment, dt.UTC)
+
+
 def missing(connection: sa.Connection, day: dt.date) -> list[Recorder]:
     """Return the hosts that were alive on a day (UTC) and have not been tallied past its end, by name."""
     table = schema.recorders

@@ -7,20 +7,23 @@ import datetime as dt
 import json
 import os
 import pathlib
+import re
 import socket
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from policy import tlsrpt
+from policy import answers, cache, endpoints, https, resolver, server, tlsrpt
 from sender import config, journal, report, signature
 from sender.check import findings, machine, names, postfix, running, sockets
 from sender.demo import internet, zone
-from sender.store import deliveries, engine, recorders, reports
+from sender.store import deliveries, embedded, engine, recorders, reports
 from tests import stored
 
 OK, HINT, WARNING, ERROR, UNKNOWN = findings.State
@@ -41,7 +44,11 @@ class Site:
     """The configuration."""
     values: dict[str, str]
     """Of main.cf."""
-    listening: contextlib.ExitStack
+    service: str = "smtp unix - - y - - smtp"
+    """Of master.cf."""
+    policy: str = "answers"
+    """What is at the policy socket: that, ``deaf``, ``stale`` or ``absent``."""
+    listening: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
 
     def change(self, old: str, new: str) -> None:
         """Change the configuration."""
@@ -91,15 +98,57 @@ def site(net: internet.Internet, folder: pathlib.Path) -> Iterator[Site]:
     net.zone.put(f"_dmarc.{ORGANIZATION}", zone.Txt("v=DMARC1; p=reject"))
     net.zone.put(ORGANIZATION, zone.Txt("v=spf1 mx -all"))
     net.zone.put(f"_smtp._tls.{ORGANIZATION}", zone.Txt(f"v=TLSRPTv1; rua=mailto:tls@{ORGANIZATION}"))
-    with contextlib.ExitStack() as listening:
-        for path, kind in ((net.recorder_socket, socket.SOCK_DGRAM), (net.policy_socket, socket.SOCK_STREAM)):
-            sock = listening.enter_context(socket.socket(socket.AF_UNIX, kind))
-            sock.bind(str(queue / path.name))
-            if kind is socket.SOCK_STREAM:
-                sock.listen()
-        made = Site(net, folder, text, values, listening)
+    net.zone.sign(names.SIGNED)
+    made = Site(net, folder, text, values)
+    with made.listening as listening:
+        sock = listening.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        sock.bind(str(queue / net.recorder_socket.name))
         made.store().close()
         yield made
+
+
+@contextlib.asynccontextmanager
+async def policy_socket(made: Site) -> AsyncIterator[None]:
+    """Have at the policy socket what a test wants there."""
+    path = made.folder / "spool" / made.net.policy_socket.name
+    dns = resolver.Resolver([made.net.nameserver])
+    async with contextlib.AsyncExitStack() as stack:
+        if made.policy == "answers":
+            client = await stack.enter_async_context(https.Client(made.settings().https, dns))
+            answering = answers.Answers(dns, client, cache.Cache("", 0), report=lambda _: None)
+            stack.push_async_callback(answering.close)
+            await stack.enter_async_context(server.serving(answering, endpoints.listen([f"unix:{path}"])))
+        elif made.policy != "absent":
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            sock.bind(str(path))
+            if made.policy == "deaf":
+                sock.listen()
+        yield
+
+
+@contextlib.contextmanager
+def postconf(made: Site) -> Iterator[str]:
+    """Have a program of that name first on PATH, which prints what a site has; yield the PATH."""
+    folder = made.folder / "sbin"
+    folder.mkdir()
+    (folder / "main.cf").write_text("".join(f"{name} = {value}\n" for name, value in made.values.items()))
+    (folder / "master.cf").write_text(made.service)
+    program = folder / "postconf"
+    program.write_text(f'#!/bin/sh\ncase "$1" in -M) cat "{folder}/master.cf" ;; *) cat "{folder}/main.cf" ;; esac\n')
+    program.chmod(0o755)
+    with on_path(folder) as path:
+        yield path
+
+
+@contextlib.contextmanager
+def on_path(folder: pathlib.Path) -> Iterator[str]:
+    """Have a folder first on PATH; yield that."""
+    inherited = os.environ["PATH"]
+    os.environ["PATH"] = f"{folder}:{inherited}"
+    try:
+        yield os.environ["PATH"]
+    finally:
+        os.environ["PATH"] = inherited
 
 
 def found_at(folder: pathlib.Path, break_: Callable[[Site], None]) -> dict[str, findings.Finding]:
@@ -109,25 +158,62 @@ def found_at(folder: pathlib.Path, break_: Callable[[Site], None]) -> dict[str, 
         async with internet.start(folder, ()) as net:
             with site(net, folder) as made:
                 break_(made)
-                return [
-                    *postfix.judge(made.values, made.settings()),
-                    *[one for one in await running.look(made.settings(), running.ROLES) if one.id != "postfix"],
-                ]
+                roles = [*running.ROLES, *([running.FOLLOWER] if made.settings().follower.log else [])]
+                async with policy_socket(made):
+                    with postconf(made):
+                        return await running.look(made.settings(), roles)
 
     return {one.id: one for one in asyncio.run(within())}
 
 
 def test_a_healthy_installation_is_fine(tmp_path: pathlib.Path) -> None:
-    """Nothing to warn of but that the demo's resolver validates nothing."""
-    found = found_at(tmp_path, lambda _: None)
-    states = {id_: one.state for id_, one in found.items() if id_ not in ELSEWHERE}
-    assert states.pop("dnssec") is WARNING
-    assert states.pop("own-mta-sts") is HINT
-    assert {id_ for id_, state in states.items() if state is not OK} == set()
+    """The command ends with 0, as far as the machine is well that the tests run on."""
+
+    async def within() -> None:
+        async with internet.start(tmp_path, ()) as net:
+            with site(net, tmp_path) as made:
+                (tmp_path / "tlsrpt.toml").write_text(made.text)
+                async with policy_socket(made):
+                    with postconf(made):
+                        done = await asyncio.to_thread(_check, tmp_path, "--json")
+                found = json.loads(done.stdout)["findings"]
+                here = {one["id"]: one["state"] for one in found if one["id"] not in ELSEWHERE}
+                assert here.pop("own-mta-sts") == HINT
+                assert set(here.values()) == {OK}, here
+                assert {"recorder-socket", "policy-socket", "postfix-events", "dnssec", "relay"} <= here.keys()
+                bad = [one for one in found if one["state"] in findings.BAD]
+                assert done.returncode == (1 if bad else 0)
+
+    asyncio.run(within())
 
 
-def _unlink(name: str) -> Callable[[Site], None]:
-    return lambda made: (made.folder / "spool" / name).unlink()
+def _unlink(made: Site) -> None:
+    (made.folder / "spool" / "tlsrpt.sock").unlink()
+
+
+def _policy(state: str) -> Callable[[Site], None]:
+    return lambda made: setattr(made, "policy", state)
+
+
+def _service(line: str, **values: str) -> Callable[[Site], None]:
+    def change(made: Site) -> None:
+        made.service = line
+        made.values.update(values)
+
+    return change
+
+
+def _policy_outside(made: Site) -> None:
+    made.policy = "absent"
+    made.change(str(made.folder / "spool" / "policy.sock"), str(made.folder / "policy.sock"))
+
+
+def _follow(log: str) -> Callable[[Site], None]:
+    def change(made: Site) -> None:
+        made.values.update(OLD | QUERY | {"smtp_tls_loglevel": "0"})
+        made.text += f'[follower]\nlog = "{log}"\n'
+
+    return change
 
 
 def _file(made: Site) -> None:
@@ -142,6 +228,10 @@ def _set(**values: str) -> Callable[[Site], None]:
 
 def _outside(made: Site) -> None:
     made.change(str(made.folder / "spool" / "tlsrpt.sock"), str(made.folder / "tlsrpt.sock"))
+
+
+def _absolute(made: Site) -> None:
+    made.values["smtp_tls_policy_maps"] = f"socketmap:unix:{made.folder}/spool/policy.sock:QUERYwithTLSRPT"
 
 
 def _tomorrow(made: Site) -> None:
@@ -161,8 +251,20 @@ def _no_recorder(made: Site) -> None:
     made.change("[recorder]\nsocket", '[recorder]\nhost = "x"\n#')
 
 
+def _unsigned(made: Site) -> None:
+    made.net.zone.unsign(names.SIGNED)
+
+
 def _foreign_key(made: Site) -> None:
     made.key(f"v=DKIM1; s=email; p={made.signer().public}")
+
+
+def _key(tag: str) -> Callable[[Site], None]:
+    return lambda made: made.key(f"v=DKIM1; {tag}; p={made.signer().public}")
+
+
+def _two_keys(made: Site) -> None:
+    made.net.zone.put(f"{internet.DKIM_SELECTOR}._domainkey.{ORGANIZATION}", zone.Txt("v=DKIM1; p=AAAA"))
 
 
 def _remove(name: str) -> Callable[[Site], None]:
@@ -175,6 +277,10 @@ def _relay(made: Site) -> None:
 
 def _no_server(made: Site) -> None:
     made.change(f"sqlite:///{made.folder / 'tlsrpt.db'}", "postgresql://u@127.0.0.1:1/d")
+
+
+def _failing(made: Site) -> None:
+    made.net.zone.temper(f"_dmarc.{ORGANIZATION}", zone.Temper.SERVFAIL)
 
 
 def _no_key(made: Site) -> None:
@@ -193,6 +299,21 @@ def _newer(made: Site) -> None:
     with store.write() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     store.close()
+
+
+def _without_a_table(made: Site) -> None:
+    store = made.store()
+    with store.write() as connection:
+        connection.execute(sa.text("DROP TABLE recorders"))
+    store.close()
+
+
+def _little_of_three_days_ago(made: Site) -> None:
+    (made.folder / "journal").mkdir()
+    day = dt.datetime.now(dt.UTC) - dt.timedelta(days=3)
+    path = made.folder / "journal" / f"{day.date()}.00000000000.ndjson"
+    path.write_text("{}\n")
+    os.utime(path, (day.timestamp(), day.timestamp()))
 
 
 def _host(made: Site) -> None:
@@ -234,25 +355,35 @@ def _zone(name: str, *texts: str) -> Callable[[Site], None]:
 
 
 OLD = {"mail_version": "3.7.11"}
-NONE = {"smtp_tls_policy_maps": "hash:/etc/postfix/tls_policy"}
+NONE = {"smtp_tls_policy_maps": "hash:x"}
 CACHE = {"smtp_tls_session_cache_database": "btree:x"}
+LEVEL = "smtp unix - - y - - smtp -o smtp_tls_security_level=none -o smtp_helo_timeout=5"
+BRACES = "smtp unix - - y - - smtp -o { smtp_tls_policy_maps = hash:/x }"
 QUERY = {"smtp_tls_policy_maps": "socketmap:unix:policy.sock:QUERY"}
 
 # id, what is broken, which finding, its state, what the cure has
 BROKEN: list[tuple[str, Callable[[Site], None], str, findings.State, str]] = [
-    ("no recorder socket", _unlink("tlsrpt.sock"), "recorder-socket", ERROR, "tlsrpt serve recorder"),
+    ("no recorder socket", _unlink, "recorder-socket", ERROR, "tlsrpt serve recorder"),
     ("a file instead", _file, "recorder-socket", ERROR, "rm "),
     ("nobody receives", lambda made: made.listening.close(), "recorder-socket", ERROR, "tlsrpt serve recorder"),
     ("no recorder", _no_recorder, "recorder-socket", ERROR, "serve"),
-    ("no policy socket", _unlink("policy.sock"), "policy-socket", ERROR, "tlsrpt serve policy"),
-    ("nobody answers", lambda made: made.listening.close(), "policy-socket", ERROR, "tlsrpt serve policy"),
+    ("no policy socket", _policy("absent"), "policy-socket", ERROR, "tlsrpt serve policy"),
+    ("nobody listens", _policy("stale"), "policy-socket", ERROR, "tlsrpt serve policy"),
+    ("nobody answers", _policy("deaf"), "policy-socket", ERROR, "restart tlsrpt serve policy"),
     ("a journal of tomorrow", _tomorrow, "journal-days", WARNING, "keep the clock right"),
     ("Postfix reports nothing", _set(smtp_tlsrpt_enable="no"), "postfix-events", ERROR, "smtp_tlsrpt_enable = yes"),
     ("no socket named", _set(smtp_tlsrpt_socket_name=""), "postfix-events", ERROR, "socket_name = tlsrpt.sock"),
     ("another one named", _set(smtp_tlsrpt_socket_name="x"), "postfix-events", ERROR, "socket_name = tlsrpt.sock"),
     ("outside of the chroot", _outside, "chroot", WARNING, "recorder.socket"),
+    ("policies outside of it", _policy_outside, "chroot", WARNING, "policy.listen"),
+    ("an absolute name in it", _absolute, "postfix-policies", ERROR, "unix:policy.sock:QUERYwithTLSRPT"),
+    ("an option in master.cf", _service(LEVEL), "postfix-level", WARNING, "smtp_tls_security_level = may"),
+    ("another one in braces", _service(BRACES), "postfix-policies", ERROR, "hash:/x, socketmap:unix:policy.sock"),
+    ("sessions resumed, 3.11", _set(mail_version="3.11.0", **CACHE), "postfix-session-cache", HINT, "database = '"),
+    ("nothing logged", _follow("/dev/null"), "postfix-events", ERROR, "smtp_tls_loglevel = 1"),
+    ("no log", _follow("/nonexistent/log"), "follower-log", ERROR, "maillog_file"),
     ("sessions resumed", _set(**CACHE), "postfix-session-cache", WARNING, "cache_database = '"),
-    ("policies not asked for", _set(**NONE), "postfix-policies", ERROR, "socketmap:unix:policy.sock:QUERYwithTLSRPT"),
+    ("policies not asked for", _set(**NONE), "postfix-policies", ERROR, "hash:x, socketmap:unix:policy.sock:QUERYwith"),
     ("asked without TLSRPT", _set(**QUERY), "postfix-policies", ERROR, "QUERYwithTLSRPT"),
     ("asked with, before 3.10", _set(**OLD), "postfix-policies", ERROR, "policy.sock:QUERY'"),
     ("no log is read", _set(**OLD, **QUERY), "postfix-events", ERROR, "follower.log"),
@@ -260,12 +391,15 @@ BROKEN: list[tuple[str, Callable[[Site], None], str, findings.State, str]] = [
     ("no DNSSEC", _set(smtp_dns_support_level="enabled"), "postfix-dane", WARNING, "smtp_dns_support_level = dnssec"),
     ("hosts from files", _set(smtp_host_lookup="native"), "postfix-dane", WARNING, "smtp_host_lookup = dns"),
     ("no authorities", _set(smtp_tls_CAfile=""), "postfix-anchors", ERROR, "smtp_tls_CAfile"),
-    ("a dead resolver", lambda made: made.change(made.net.nameserver, "127.0.0.1:1"), "dns", ERROR, "dns.nameservers"),
-    ("it does not validate", lambda _: None, "dnssec", WARNING, "options trust-ad"),
+    ("a resolver that fails", _failing, "dns", ERROR, "dns.nameservers"),
+    ("it does not validate", _unsigned, "dnssec", WARNING, "options trust-ad"),
     ("no DKIM key", _remove("tlsrpt._domainkey."), "dkim", ERROR, "v=DKIM1"),
     ("another key", lambda made: made.key("v=DKIM1; p=AAAA"), "dkim", ERROR, "publish tlsrpt._domainkey"),
     ("a revoked key", lambda made: made.key("v=DKIM1; p="), "dkim", ERROR, "publish tlsrpt._domainkey"),
     ("a key for other mail", _foreign_key, "dkim", ERROR, "s=tlsrpt"),
+    ("a key of another kind", _key("k=ed25519"), "dkim", ERROR, "k=rsa"),
+    ("a key for SHA-1", _key("h=sha1"), "dkim", ERROR, "v=DKIM1"),
+    ("two records", _two_keys, "dkim", WARNING, "leave one"),
     ("no SPF", _remove(""), "spf", HINT, "v=spf1"),
     ("two SPF records", _zone("", "v=spf1 mx -all", "v=spf1 -all"), "spf", WARNING, "leave one"),
     ("DMARC without a key", _no_key, "dmarc", WARNING, "mail.dkim_key"),
@@ -279,6 +413,8 @@ BROKEN: list[tuple[str, Callable[[Site], None], str, findings.State, str]] = [
     ("a newer store", _newer, "store", ERROR, "upgrade"),
     ("no database server", _no_server, "store", ERROR, "start the database"),
     ("a tally that is behind", _much, "tally", WARNING, "tlsrpt serve recorder"),
+    ("a tally that died", _little_of_three_days_ago, "tally", WARNING, "serve recorder"),
+    ("a store without a table", _without_a_table, "store", ERROR, "store.url"),
     ("a host is missing", _host, "hosts", WARNING, "mx3.example"),
     ("a day is not closed", _unclosed, "closing", ERROR, "tlsrpt report"),
     ("a delivery is overdue", _overdue, "deliveries", WARNING, "tlsrpt serve reporter"),
@@ -328,24 +464,22 @@ def test_rights_are_those_of_the_first_class_that_fits(
     mode: int, uid: int, gid: int, wanted: int, *, may: bool
 ) -> None:
     """Owner, group, others: as the kernel decides."""
-    user = sockets.User("postfix", 100, frozenset({100, 200}))
+    user = sockets.User("postfix", "postfix", 100, frozenset({100, 200}))
     assert sockets.may(user, sockets.Rights(mode, uid, gid), wanted) is may
 
 
 def test_postfix_is_asked_through_postconf(tmp_path: pathlib.Path) -> None:
     """A program of that name on PATH; what it does not know is not there; one that hangs or fails is told."""
     program = tmp_path / "postconf"
-    program.write_text("#!/bin/sh\necho mail_version = 3.10.4\necho 'smtp_tls_policy_maps = a,'\n")
+    lines = ("#!/bin/sh", "test $1 = -M && exit 1", "echo mail_version = 3.10.4", "echo 'smtp_tls_policy_maps = a,'")
+    program.write_text("\n".join(lines))
     program.chmod(0o755)
-    inherited = os.environ["PATH"]
-    os.environ["PATH"] = f"{tmp_path}:{inherited}"
-    try:
-        assert postfix.ask() == {"mail_version": "3.10.4", "smtp_tls_policy_maps": "a,"}
+    with on_path(tmp_path):
+        values = {"mail_version": "3.10.4", "smtp_tls_policy_maps": "a,"}
+        assert postfix.ask() == {**values, postfix.SERVICE: ""}
         program.write_text("#!/bin/sh\necho 'postconf: fatal: open /etc/postfix/main.cf: denied' >&2\nexit 1\n")
         with pytest.raises(OSError, match="denied"):
             postfix.ask()
-    finally:
-        os.environ["PATH"] = inherited
 
 
 def test_the_command_tells_in_words_and_in_json(tmp_path: pathlib.Path) -> None:
@@ -388,7 +522,102 @@ def test_tags_are_read_as_far_as_they_are_some(text: str, expected: Any) -> None
 
 
 def test_journals_are_only_looked_at(tmp_path: pathlib.Path) -> None:
-    """A check makes no folder."""
+    """A check makes no folder, and no name for a journal: as root it would make one that the recorder cannot read."""
     found_at(tmp_path, lambda _: None)
-    assert journal.segments(tmp_path / "journal") == []
     assert not (tmp_path / "journal").exists()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    found_at(elsewhere, _little_of_three_days_ago)
+    assert [path.suffix for path in (elsewhere / "journal").iterdir()] == [".ndjson"]
+    assert journal.known_identity(elsewhere / "journal") is None
+
+
+def test_what_hangs_holds_nothing_up(tmp_path: pathlib.Path) -> None:
+    """A store that somebody has locked for himself is told, after the patience there is; all else is looked at."""
+    settings = config.parse(f'[store]\nurl = "sqlite:///{tmp_path}/tlsrpt.db"', {})
+    engine.open_store(settings.store.url).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "tlsrpt.db", isolation_level=None)) as somebody:
+        somebody.execute("PRAGMA locking_mode = EXCLUSIVE")
+        somebody.execute("BEGIN EXCLUSIVE")
+        begun = time.monotonic()
+        found = {one.id: one for one in asyncio.run(running.look(settings, [running.RECORDER], patience=0.5))}
+        assert time.monotonic() - begun < embedded.BUSY_TIMEOUT / 2
+    assert (found["store"].state, "hangs" in found["store"].cure) == (WARNING, True)
+    assert {"clock", "journal", "room", "recorder-socket"} <= found.keys()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folders_that_may_not_be_written_to_are_named(tmp_path: pathlib.Path) -> None:
+    """With whom to run the check as."""
+
+    def lock(made: Site) -> None:
+        (made.folder / "journal").mkdir(mode=0o500)
+        (made.folder / "tlsrpt.db").chmod(0o400)
+
+    found = found_at(tmp_path, lock)
+    for id_ in ("journal", "store"):
+        assert (found[id_].state, "chown" in found[id_].cure) == (ERROR, True)
+
+
+# id, what is changed, what must be well
+FINE: list[tuple[str, Callable[[Site], None], tuple[str, ...]]] = [
+    ("no chroot, absolute name", _service("smtp unix - - n - - smtp"), ("postfix-policies", "postfix-events")),
+    ("none by default", _service("smtp unix - - - - - smtp", compatibility_level="3.10"), ("postfix-policies",)),
+]
+
+
+@pytest.mark.parametrize(("change", "ids"), [row[1:] for row in FINE], ids=[row[0] for row in FINE])
+def test_without_a_chroot_sockets_may_be_anywhere(
+    tmp_path: pathlib.Path, change: Callable[[Site], None], ids: tuple[str, ...]
+) -> None:
+    """And have absolute names in main.cf."""
+
+    def both(made: Site) -> None:
+        _absolute(made)
+        change(made)
+
+    found = found_at(tmp_path, both)
+    assert {found[id_].state for id_ in ids} == {OK}
+    assert "chroot" not in found
+
+
+def test_a_host_without_a_recorder_is_not_told_of_its_events(tmp_path: pathlib.Path) -> None:
+    """With ``recorder.socket`` empty there is none to report to."""
+    settings = config.parse('[recorder]\nsocket = ""', {})
+    assert "postfix-events" not in {one.id for one in postfix.judge({"mail_version": "3.10.4"}, settings)}
+
+
+WHO = '[organization]\ndomain = "a.example"\ncontact = "p@a.example"\n'
+
+# id, the configuration, what the one line names
+UNUSABLE = [
+    ("no TOML", "[mail", "tlsrpt.toml"),
+    ("an unknown key", "[mail]\nrelais = 1", "relais"),
+    ("nobody reports", "", "organization.domain"),
+    ("an unknown group", '[recorder]\nsocket_group = "no-such-group"', "recorder.socket_group"),
+    ("no key", f'{WHO}[mail]\ndkim_selector = "x"\ndkim_key = "/nonexistent"', "mail.dkim_key"),
+    ("a store of another kind", '[store]\nurl = "mysql://x/y"', "store.url"),
+]
+
+
+@pytest.mark.parametrize(("text", "named"), [row[1:] for row in UNUSABLE], ids=[row[0] for row in UNUSABLE])
+def test_a_configuration_that_serve_refuses_is_one_line(tmp_path: pathlib.Path, text: str, named: str) -> None:
+    """Exit code 2, as with ``tlsrpt serve``."""
+    (tmp_path / "tlsrpt.toml").write_text(text)
+    done = _check(tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert named in line
+
+
+def test_what_is_looked_at_is_documented() -> None:
+    """Ids are a contract."""
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "check.md").read_text()
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    documented = {id_ for row in rows for id_ in re.findall(r"`([a-z-]+)`", row)}
+    here = pathlib.Path(running.__file__).parent
+    made = r'(?:id_(?:, \w+)?(?:, \w+)* = |id_, \w+ = |findings\.\w+\(\s*|_file\()"([a-z-]+)"'
+    told = {id_ for file in here.glob("*.py") for id_ in re.findall(made, file.read_text())}
+    assert len(told) > len(set(ELSEWHERE))
+    assert told - documented == set()
+    assert {row[2] for row in BROKEN} - told == set()
