@@ -120,11 +120,11 @@ def _renew(processes: Mapping[str, _Process], roles: Mapping[str, Role]) -> None
     for name, role in roles.items():
         process = processes[name]
         process.role = role
-        if process.pid:
+        if not process.pid:
+            process.start_at = 0.0
+        elif not process.renewed:  # it is told once: a second signal may meet an event loop that is half closed
             process.renewed = True
             os.kill(process.pid, signal.SIGTERM)
-        else:
-            process.start_at = 0.0
 
 
 def _start_due(processes: Mapping[str, _Process], pipe: int) -> None:
@@ -179,8 +179,9 @@ def _exit_code(pid: int) -> int | None:
 def _end(processes: Mapping[str, _Process], drain: float) -> int:
     """Send SIGTERM to all, wait for them, and kill what does not end."""
     running = {process.pid: name for name, process in processes.items() if process.pid}
-    for pid in running:
-        os.kill(pid, signal.SIGTERM)
+    for process in processes.values():
+        if process.pid and not process.renewed:
+            os.kill(process.pid, signal.SIGTERM)
     failed = False
     deadline = time.monotonic() + drain
     while running and (left := deadline - time.monotonic()) > 0:
