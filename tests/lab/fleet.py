@@ -272,7 +272,7 @@ def _served(fleet: Fleet, folder: pathlib.Path, role: str, url: str) -> Served:
 
 @contextlib.contextmanager
 def _linked(number: int) -> Iterator[str]:
-    name, link = f"tlsrpt-mx{number}", f"tlsrpt{number}"
+    name, link = f"tlsrpt-{os.getpid()}-mx{number}", f"tlsrpt{number}"  # namespaces are the machine's, links ours
     _ip("netns", "add", name)
     try:
         _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
