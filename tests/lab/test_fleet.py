@@ -200,6 +200,8 @@ def test_a_day_of_three_recorders_and_two_reporters_in_which_everything_dies(
             all_.clock.set(at(20 + part))
             if part == 3:
                 all_.clock.set(at(23, 20))
+                alive = f"SELECT count(*) FROM recorders WHERE tallied >= {int(at(23, 20).timestamp())} AND NOT ended"
+                fleet.wait_until(lambda: all_.query(alive) == ["3"], "all hosts are up again")  # noqa: B023
                 all_.cut(2, off=True)
             with Killer(hosts if part < 3 else hosts[:2], 8, chance, MOMENT) as killer:
                 hand_in(all_.recorders, sessions[part * quarter : (part + 1) * quarter])
