@@ -546,6 +546,15 @@ def test_what_hangs_holds_nothing_up(tmp_path: pathlib.Path) -> None:
     assert {"clock", "journal", "room", "recorder-socket"} <= found.keys()
 
 
+def test_what_nobody_foresaw_stops_nothing_else(tmp_path: pathlib.Path) -> None:
+    """A path with NUL, which no system call takes; what comes after it is looked at all the same."""
+    settings = config.parse(f'[recorder]\nsocket = "/\\u0000"\n[store]\nurl = "sqlite:///{tmp_path}/tlsrpt.db"', {})
+    found = {one.id: one for one in asyncio.run(running.look(settings, [running.RECORDER]))}
+    assert (found["recorder-socket"].state, "report it" in found["recorder-socket"].cure) == (ERROR, True)
+    assert "ValueError" in found["recorder-socket"].found
+    assert {"clock", "journal", "store"} <= found.keys()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_folders_that_may_not_be_written_to_are_named(tmp_path: pathlib.Path) -> None:
     """With whom to run the check as."""
