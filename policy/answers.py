@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 import structlog
 
-from policy import cache, https, lookups, postfix, resolver, socketmap
+from policy import cache, https, lookups, postfix, resolver, socketmap, statistics, verdict
 
 RETRY_IDLE = 3600
 """Seconds instead of :data:`policy.lookups.RETRY` to refresh a policy that nobody asked for since."""
@@ -89,6 +89,8 @@ class _Entry:
     """Netstrings by map name; postfix.JSON only once it is asked for."""
     datagram: bytes | None = None
     """That of the outcome."""
+    level: str = verdict.Level.NONE.value
+    """That of the outcome."""
     refreshed: float = -math.inf
     """When a refresh of the policy was tried last."""
     weight: int = 0
@@ -116,6 +118,7 @@ class Answers:
         limit: seconds an asker waits at most.
         port: of policy hosts; another one than 443 is for tests.
         max_domains: answers ready.
+        numbers: what is counted for monitoring.
         log: where to warn.
     """
 
@@ -130,11 +133,15 @@ class Answers:
         limit: float = lookups.LIMIT,
         port: int = 443,
         max_domains: int = MAX_DOMAINS,
+        numbers: statistics.Statistics | None = None,
         log: structlog.typing.FilteringBoundLogger | None = None,
     ) -> None:
         self._log = log or structlog.get_logger()
         self._cache, self._report, self._clock, self._max_domains = kept, report, clock, max_domains
-        self._lookups = lookups.Lookups(dns, client, kept, clock=clock, limit=limit, port=port, log=self._log)
+        self._numbers = numbers if numbers is not None else statistics.Statistics()
+        self._lookups = lookups.Lookups(
+            dns, client, kept, clock=clock, limit=limit, port=port, fetches=self._numbers.fetches, log=self._log
+        )
         self._known: dict[bytes, tuple[bytes, str]] = {}
         self._entries: dict[str, _Entry] = {}
         self._weight = 0
@@ -153,7 +160,7 @@ class Answers:
         map_name, domain = known
         entry = self._entries.get(domain)
         if entry is None:
-            return _at_once(map_name, domain)
+            return self._at_once(map_name, domain)
         now = self._clock()
         if entry.deadline <= now:
             return None
@@ -165,7 +172,9 @@ class Answers:
         reply = self.ready(request)
         if reply is None:
             map_name, domain = self._known[request]
+            began = time.monotonic()
             entry = await self._fresh(domain)
+            self._numbers.waits.append(time.monotonic() - began)
             reply = self._give(entry, map_name, self._clock())
         return reply
 
@@ -187,6 +196,8 @@ class Answers:
                 self._renew(self._entry(kept.domain, asked=kept.fetched))
             if number % SLICE == 0:
                 await asyncio.sleep(0)
+        numbers = self._numbers
+        numbers.ready, numbers.under_way, numbers.kept = len(self._entries), len(self._flights), len(self._cache)
 
     async def close(self) -> None:
         """Break off what is under way."""
@@ -207,8 +218,19 @@ class Answers:
         found = self._known[request] = map_name, domain.a_label if domain is not None else ""
         return found
 
+    def _at_once(self, map_name: bytes, domain: str) -> bytes | None:
+        """Return the netstring for what needs no look-up; ``None``: it needs one."""
+        if map_name not in _NAMES:
+            self._numbers.answers[statistics.UNKNOWN_MAP] += 1
+            return _UNKNOWN
+        if domain:
+            return None
+        self._numbers.answers[verdict.Level.NONE.value] += 1
+        return _NOTFOUND
+
     def _give(self, entry: _Entry, map_name: bytes, now: float) -> bytes:
         entry.asked = now
+        self._numbers.answers[entry.level] += 1
         if entry.datagram is not None and map_name != postfix.PEEK:
             self._report(entry.datagram)
         return entry.replies.get(map_name) or self._word(entry, map_name)
@@ -271,7 +293,7 @@ class Answers:
 
     def _settle(self, entry: _Entry, outcome: lookups.Outcome) -> None:
         """Make the answers of an entry."""
-        entry.outcome, entry.datagram = outcome, outcome.datagram
+        entry.outcome, entry.datagram, entry.level = outcome, outcome.datagram, outcome.decided.level.value
         entry.replies = {name: _worded(outcome, name) for name in (postfix.QUERY, postfix.QUERY_WITH_TLSRPT)}
         entry.deadline = self._clock() + outcome.ttl
         entry.wanted = False
@@ -314,13 +336,6 @@ class Answers:
             for oldest in heapq.nsmallest(count, self._entries.values(), key=lambda one: one.asked):
                 del self._entries[oldest.memory.domain]
                 self._weight -= oldest.weight
-
-
-def _at_once(map_name: bytes, domain: str) -> bytes | None:
-    """Return the netstring for what needs no look-up; ``None``: it needs one."""
-    if map_name not in _NAMES:
-        return _UNKNOWN
-    return None if domain else _NOTFOUND
 
 
 def _worded(outcome: lookups.Outcome | None, map_name: bytes) -> bytes:

@@ -38,8 +38,8 @@ _INET = re.compile(r"inet:(?:\[(?P<ip>[^\[\]]+)\]|(?P<host>[^:\[\]/ ]+)):(?P<por
 _MAX_PORT = 65535
 
 
-def parse(text: str) -> UnixAddress | InetAddress:
-    """Read an item of ``policy.listen``.
+def parse(text: str, key: str = "policy.listen") -> UnixAddress | InetAddress:
+    """Read an address to listen on; ``key`` is that of the configuration.
 
     Raises:
         ValueError: it is neither of the two; the text names key, value and cure.
@@ -51,7 +51,7 @@ def parse(text: str) -> UnixAddress | InetAddress:
     if match and 0 < int(match["port"]) <= _MAX_PORT:
         return InetAddress(match["ip"] or match["host"], int(match["port"]))
     cure = 'give "unix:PATH" or "inet:HOST:PORT", for example "inet:127.0.0.1:8461" or "inet:[::1]:8461"'
-    raise ValueError(f'policy.listen: "{text}": {cure}')
+    raise ValueError(f'{key}: "{text}": {cure}')
 
 
 def parse_all(addresses: Iterable[str]) -> list[UnixAddress | InetAddress]:

@@ -12,6 +12,7 @@ Known limits: DANE that was found is forgotten by a restart.
 """
 
 import asyncio
+import collections
 import dataclasses
 import math
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from policy import cache, dane, discovery, findings, https, mtasts, resolver, sts, tlsrpt, verdict
+from policy import cache, dane, discovery, findings, https, mtasts, resolver, statistics, sts, tlsrpt, verdict
 
 LIMIT = 20.0
 """Seconds an asker waits at most: Postfix gives a socketmap 100. More than twice what the resolver takes at most."""
@@ -100,6 +101,7 @@ class Lookups:
         clock: Unix seconds.
         limit: seconds until there is an outcome.
         port: of policy hosts; another one than 443 is for tests.
+        fetches: counts attempts to fetch a policy, by outcome.
         log: where to warn.
     """
 
@@ -112,10 +114,12 @@ class Lookups:
         clock: Callable[[], float],
         limit: float = LIMIT,
         port: int = 443,
+        fetches: collections.Counter[str] | None = None,
         log: structlog.typing.FilteringBoundLogger | None = None,
     ) -> None:
         self._dns, self._client, self._cache = dns, client, kept
         self._clock, self._limit, self._port = clock, limit, port
+        self._fetches = fetches if fetches is not None else collections.Counter()
         self._log = log or structlog.get_logger()
         self._dane_slots, self._sts_slots = asyncio.Semaphore(DANE_SLOTS), asyncio.Semaphore(STS_SLOTS)
 
@@ -200,8 +204,10 @@ class Lookups:
         now = self._clock()
         kept = self._kept(domain)
         if looked.fetched is not None:
+            self._fetches[statistics.FETCHED] += 1
             self._cache.put(cache.Kept(domain, looked.fetched.id, looked.fetched.policy, now))
         elif looked.failed is not None:
+            self._fetches[looked.failed.finding.result_type.value] += 1
             failure = cache.Failure(looked.failed.id, looked.failed.finding, now)
             known = kept if kept.holds(now) else cache.Kept(domain)
             self._cache.put(dataclasses.replace(known, failure=failure))

@@ -12,7 +12,7 @@ from socket import socket
 import structlog
 import uvloop
 
-from policy import answers, cache, endpoints, findings, https, listeners, resolver, server, settings
+from policy import answers, cache, endpoints, findings, https, listeners, resolver, server, settings, statistics
 
 log = structlog.get_logger()
 
@@ -38,6 +38,7 @@ def main(
     recorder: str,
     inherited: Sequence[socket],
     started: Callable[[], None] = lambda: None,
+    numbers: statistics.Statistics | None = None,
 ) -> int:
     """Answer policy queries until SIGTERM; return the exit code.
 
@@ -48,12 +49,13 @@ def main(
         recorder: path of the recorder's socket, for findings; empty: there is no recorder.
         inherited: sockets that systemd handed over.
         started: is called once queries are answered.
+        numbers: what is counted for monitoring.
     """
     try:
         listening = endpoints.listen(
             policy.listen, inherited, mode=int(policy.socket_mode, 8), group=policy.socket_group
         )
-        uvloop.run(_serve(policy, dns, fetching, recorder, listening, started))
+        uvloop.run(_serve(policy, dns, fetching, recorder, listening, started, numbers))
     except (listeners.ListenError, ValueError) as error:
         log.error("the policy socket cannot run", error=str(error))
         return 1
@@ -67,13 +69,16 @@ async def _serve(
     recorder: str,
     listening: endpoints.Listening,
     started: Callable[[], None],
+    numbers: statistics.Statistics | None,
 ) -> None:
     names = resolver.Resolver(dns.nameservers)
     telling = findings.Recorder(recorder) if recorder else None
     kept = cache.Cache(policy.cache, time.time())
     try:
         async with https.Client(fetching, names) as client:
-            answering = answers.Answers(names, client, kept, report=telling.send if telling else _ignore)
+            answering = answers.Answers(
+                names, client, kept, report=telling.send if telling else _ignore, numbers=numbers
+            )
             renewing = asyncio.create_task(answering.run())
             log.info("policy socket started", listen=" ".join(policy.listen), policies=len(kept))
             started()

@@ -116,10 +116,12 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Web(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[web]``: the page of the reporter."""
+    """``[web]``: the page of the reporter, and the metrics of a host."""
 
     listen: str = ""
-    """``inet:HOST:PORT``; empty: no page."""
+    """``inet:HOST:PORT``; empty: no page, and no metrics."""
+    token: str = ""
+    """Who asks must know it, as the password of HTTP Basic or as a Bearer token; needed beyond loopback."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -235,7 +237,7 @@ def _explain(message: str, tables: dict[str, object]) -> str:
     return f"{path} = {shown}: {_cure(what)}"
 
 
-_SECRET = ("mail.relay", "store.url")
+_SECRET = ("mail.relay", "store.url", "web.token")
 """Keys whose values may have a password in them."""
 
 
@@ -274,8 +276,6 @@ def _check(config: Config, source: str) -> None:
             raise ConfigError(
                 f'{source}: {section}.socket_mode = "{mode}": give three octal digits, for example "0660"'
             )
-    if config.web.listen:
-        raise ConfigError(f'{source}: web.listen = "{config.web.listen}": there is no page yet: leave it empty')
     for number, rule in enumerate(config.rule):
         try:
             rules.check(number, rule)

@@ -25,7 +25,7 @@ from pathlib import Path
 import structlog
 
 from policy import listeners, names, postfix
-from sender import applied, asking, config, encoding, eximevents, eximjoining, eximjudging, readiness, submit
+from sender import applied, asking, config, encoding, eximevents, eximjoining, eximjudging, metrics, readiness, submit
 
 MAX_CONNECTIONS = 200
 """Connections at once; each lasts some hundred microseconds. Exim has one a delivery; more wait to be accepted."""
@@ -287,8 +287,16 @@ def main(settings: config.Config) -> int:
     listener = Listener(handing.take, log=log)
     log.info("listening to Exim", socket=str(path))
     readiness.tell()
+
+    def publish() -> None:
+        metrics.reach(metrics.EXIM_EVENTS, total=listener.events)
+        metrics.reach(metrics.EXIM_MALFORMED, total=listener.malformed)
+        metrics.reach(metrics.EXIM_SENT, total=handing.sent)
+        metrics.reach(metrics.EXIM_LOST, total=handing.lost)
+
     try:
-        asyncio.run(_serve(listener, sock))
+        with metrics.publishing(publish):
+            asyncio.run(_serve(listener, sock))
     finally:
         listeners.unlink(path)
         handing.end()

@@ -36,6 +36,7 @@ from sender import (
     journal,
     logfile,
     logsource,
+    metrics,
     postfixlog,
     readiness,
     submit,
@@ -323,7 +324,13 @@ def run(settings: config.Config, name: str, *, once: bool, stop: threading.Event
         )
         log.info("follower started", log=name, recorder=settings.recorder.socket)
         readiness.tell()
-        _hand_over(follower, settings.recorder.socket, once=once, stop=stop)
+
+        def publish() -> None:
+            metrics.reach(metrics.FOLLOWED, total=follower.sessions)
+            metrics.reach(metrics.UNANSWERED, total=policies.unanswered)
+
+        with metrics.publishing(publish):
+            _hand_over(follower, settings.recorder.socket, once=once, stop=stop)
         totals = Totals(follower.sessions, follower.end())
         log.info("follower stopped", sessions=totals.sessions, unanswered=policies.unanswered, too_long=source.too_long)
         return totals

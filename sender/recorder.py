@@ -26,7 +26,7 @@ from pathlib import Path
 import structlog
 
 from policy import listeners
-from sender import config, datagram, journal, readiness
+from sender import config, datagram, journal, metrics, readiness
 
 BUFFER = 16 * 1024 * 1024
 """Bytes received before they must be written, disk or not: two seconds of 20,000 datagrams a second. Memory is used as
@@ -98,7 +98,8 @@ def run(
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     loop = _Loop(sock, writer, clock, log)
     try:
-        loop.until(stop)
+        with metrics.publishing(loop.publish):
+            loop.until(stop)
         if own_path is not None:
             listeners.unlink(own_path)
             sock.shutdown(socket.SHUT_RD)
@@ -205,6 +206,7 @@ class _Loop:
         self._syncer = _Syncer(writer, log)
         self._warnings = _Warnings(log)
         self._received = 0
+        self._last = 0.0
 
     def until(self, stop: int) -> None:
         poller = select.poll()
@@ -226,6 +228,13 @@ class _Loop:
         self._syncer.end()
         self._writer.close()
 
+    def publish(self) -> None:
+        metrics.reach(metrics.RECEIVED, total=self._received)
+        metrics.reach(metrics.TRUNCATED, total=self._warnings.truncated)
+        metrics.reach(metrics.LOST, total=self._warnings.lost)
+        if self._last:
+            metrics.show(metrics.LAST_RECEIVED, value=self._last)
+
     def totals(self) -> Totals:
         return Totals(self._received, self._warnings.truncated, self._warnings.lost)
 
@@ -245,6 +254,7 @@ class _Loop:
         self._warnings.truncation(self._batch.truncated, now)
         self._warnings.loss(loss, now)
         self._received += count
+        self._last = now
         self._batch.clear()
 
 

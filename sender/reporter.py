@@ -16,6 +16,7 @@ import contextlib
 import datetime as dt
 import logging
 import signal
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 
 import structlog
@@ -24,7 +25,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from policy import tlsrpt
-from sender import closing, config, daily, delivering, journal, readiness, signature, summary
+from sender import closing, config, daily, delivering, journal, metrics, outcome, readiness, signature, summary
 from sender.store import deliveries, engine
 
 DELIVER_EVERY = 5
@@ -35,6 +36,9 @@ BUILD_EVERY = 15 * 60
 
 FINISH = 30.0
 """Seconds that a batch of deliveries has to finish at the end: less than the supervisor waits."""
+
+JOBS = ("close", "build", *(f"deliver {scheme}" for scheme in tlsrpt.Scheme))
+"""Names of the jobs."""
 
 Job = Callable[[], Coroutine[None, None, None]]
 
@@ -68,7 +72,7 @@ class Closer:
     async def _build(self) -> None:
         done = summary.Summary()
         async for built in self._job.build():
-            done.built(built)
+            metrics.count(metrics.DECIDED, done.built(built))
         if done.decided:
             log.info("built", reports=done.reports, skipped=done.skipped, waiting=done.waiting)
 
@@ -101,6 +105,7 @@ class Deliverer:
 
 def _log_attempts(attempts: Iterable[delivering.Attempt]) -> None:
     for attempt in attempts:
+        metrics.count(metrics.ATTEMPTS, attempt.delivery.scheme, summary.ending(attempt))
         log.info(
             "delivery",
             report_id=attempt.delivery.report_id,
@@ -135,8 +140,10 @@ def schedule(settle: int, closer: Closer, deliverers: Mapping[str, Deliverer]) -
 async def _safely(name: str, function: Job) -> None:
     try:
         await function()
+        metrics.show(metrics.JOB_SUCCESS, name, value=time.time())
     except (engine.StoreError, journal.JournalError) as error:
         log.error("a job failed, it is run again at its next time", job=name, error=str(error))
+        metrics.count(metrics.JOB_ERRORS, name)
     except asyncio.CancelledError:
         log.info("a job was broken off", job=name)
 
@@ -146,6 +153,17 @@ def _tell_key(signer: signature.Signer) -> None:
     log.info("report mails are signed", dns_name=signature.dns_name(signer), txt=signature.dns_record(signer))
     if signer.is_weak:
         log.warning("the DKIM key is short: many receivers want 2048 bits", bits=signer.bits)
+
+
+def _publish_nothing() -> None:
+    """Publish what may never happen: an alert wants to see the first time, from 0 to 1."""
+    for name in JOBS:
+        metrics.count(metrics.JOB_ERRORS, name, by=0)
+    for scheme in tlsrpt.Scheme:
+        for ending in (*(state.value for state in outcome.State if state is not outcome.State.DUE), summary.DEFERRED):
+            metrics.count(metrics.ATTEMPTS, scheme.value, ending, by=0)
+    for decided in ("built", "waiting", "skipped"):
+        metrics.count(metrics.DECIDED, decided, by=0)
 
 
 async def run(settings: config.Config, store: engine.Store) -> None:
@@ -161,6 +179,7 @@ async def run(settings: config.Config, store: engine.Store) -> None:
         deliverers = {f"deliver {scheme}": Deliverer(job, scheme) for scheme in tlsrpt.Scheme}
         scheduler = schedule(settings.report.settle, Closer(job), deliverers)
         scheduler.start()
+        _publish_nothing()
         log.info("reporter started")
         readiness.tell()
         if job.courier.signer:

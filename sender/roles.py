@@ -5,19 +5,23 @@ there is an Exim, a third makes datagrams of its events.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import structlog
 
-from policy import listeners
-from sender import config, readiness, supervisor
+from policy import listeners, statistics
+from sender import config, metrics, readiness, supervisor
 
 RECORDER = "recorder"
 POLICY = "policy"
 REPORTER = "reporter"
+WEB = "web"
+"""No role of its own: each host with ``web.listen`` runs this process, too."""
 FOLLOWER = "follower"
 
 BACKGROUND = 10
@@ -29,13 +33,18 @@ log = structlog.get_logger()
 NEEDED = {
     "tally": {"recorder", "store"},
     "policy": {"policy", "dns", "https"},
-    "reporter": {"organization", "recorder", "store", "dns", "report", "mail", "https", "web", "rule"},
+    "reporter": {"organization", "recorder", "store", "dns", "report", "mail", "https", "rule"},
+    "web": {"organization", "recorder", "store", "report", "web"},
     "follower": {"organization", "recorder", "policy", "follower"},
 }
 """Sections of the configuration that a process reads; those that are not named are never started again for one."""
 
-FIXED = {"recorder": ("socket", "socket_mode", "socket_group", "journal", "exim_socket")}
-"""Keys that hold until a restart: who hands in session results must not meet a closed door."""
+FIXED = {
+    "recorder": ("socket", "socket_mode", "socket_group", "journal", "exim_socket"),
+    "web": ("listen",),
+}
+"""Keys that hold until a restart: who hands in session results must not meet a closed door, and what is to be counted
+for monitoring must be known from the start."""
 
 
 def serve(settings: config.Config, roles: Sequence[str], load: Callable[[], config.Config]) -> int:
@@ -61,12 +70,16 @@ def serve(settings: config.Config, roles: Sequence[str], load: Callable[[], conf
             log.warning("these keys need a restart", keys=left)
         changed = [name for name in config.Config.__struct_fields__ if getattr(current, name) != getattr(new, name)]
         current = new
-        again = processes(new, roles, inherited)
+        again = processes(new, roles, inherited, directory)
         renewed = {name: role for name, role in again.items() if NEEDED.get(name, set()) & set(changed)}
         log.info("reloaded", changed=changed, restarted=list(renewed))
         return renewed
 
-    return supervisor.run(processes(settings, roles, inherited), reload=reload)
+    with contextlib.ExitStack() as stack:
+        directory = ""
+        if settings.web.listen:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="tlsrpt-metrics-"))
+        return supervisor.run(processes(settings, roles, inherited, directory), reload=reload)
 
 
 def reloadable(current: config.Config, wanted: config.Config) -> tuple[config.Config, list[str]]:
@@ -81,9 +94,16 @@ def reloadable(current: config.Config, wanted: config.Config) -> tuple[config.Co
 
 
 def processes(
-    settings: config.Config, roles: Sequence[str], inherited: Sequence[socket.socket]
+    settings: config.Config, roles: Sequence[str], inherited: Sequence[socket.socket], directory: str = ""
 ) -> Mapping[str, supervisor.Role]:
-    """Return the processes of roles by name. What a process imports, it imports itself."""
+    """Return the processes of roles by name. What a process imports, it imports itself.
+
+    Args:
+        settings: the configuration.
+        roles: of this host.
+        inherited: sockets that systemd handed over.
+        directory: where they publish metrics; empty: nowhere.
+    """
     known: dict[str, dict[str, Callable[[], int]]] = {
         RECORDER: {"recorder": lambda: _recorder(settings, inherited), "tally": lambda: _tally(settings)},
         POLICY: {"policy": lambda: _policy(settings, inherited)},
@@ -92,7 +112,18 @@ def processes(
     }
     if settings.recorder.exim_socket:
         known[RECORDER]["exim"] = lambda: _exim(settings)
-    return {name: run for role in roles for name, run in known[role].items()}
+    running = {name: run for role in roles for name, run in known[role].items()}
+    if settings.web.listen:
+        running[WEB] = lambda: _web(settings, roles, directory)
+    return {name: _published(name, directory, run) for name, run in running.items()}
+
+
+def _published(name: str, directory: str, run: Callable[[], int]) -> supervisor.Role:
+    def begin() -> int:
+        metrics.begin(name, directory)
+        return run()
+
+    return begin
 
 
 def _recorder(settings: config.Config, inherited: Sequence[socket.socket]) -> int:
@@ -117,9 +148,29 @@ def _exim(settings: config.Config) -> int:
 def _policy(settings: config.Config, inherited: Sequence[socket.socket]) -> int:
     from policy import role
 
-    return role.main(
-        settings.policy, settings.dns, settings.https, settings.recorder.socket, inherited, started=readiness.tell
-    )
+    numbers = statistics.Statistics()
+    with metrics.publishing(lambda: _publish_policy(numbers)):
+        return role.main(
+            settings.policy,
+            settings.dns,
+            settings.https,
+            settings.recorder.socket,
+            inherited,
+            started=readiness.tell,
+            numbers=numbers,
+        )
+
+
+def _publish_policy(numbers: statistics.Statistics) -> None:
+    for outcome, total in dict(numbers.answers).items():
+        metrics.reach(metrics.ANSWERS, outcome, total=total)
+    for outcome, total in dict(numbers.fetches).items():
+        metrics.reach(metrics.FETCHES, outcome, total=total)
+    while numbers.waits:
+        metrics.observe(metrics.WAITS, numbers.waits.popleft())
+    metrics.show(metrics.READY, value=numbers.ready)
+    metrics.show(metrics.LOOKUPS, value=numbers.under_way)
+    metrics.show(metrics.KEPT, value=numbers.kept)
 
 
 def _reporter(settings: config.Config) -> int:
@@ -134,6 +185,13 @@ def _reporter(settings: config.Config) -> int:
         log.error("the reporter cannot run", error=str(error))
         return 1
     return 0
+
+
+def _web(settings: config.Config, roles: Sequence[str], directory: str) -> int:
+    from sender.web import serving
+
+    os.nice(BACKGROUND)
+    return serving.main(settings, directory, records=RECORDER in roles, reports=REPORTER in roles)
 
 
 def _follower(settings: config.Config) -> int:

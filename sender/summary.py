@@ -26,14 +26,16 @@ class Summary:
     deliveries: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     """By state (``outcome.State``), and :data:`DEFERRED`."""
 
-    def built(self, built: building.Decided | building.Told) -> None:
-        """Count a decision."""
+    def built(self, built: building.Decided | building.Told) -> str:
+        """Count a decision, and return as what: ``built``, ``waiting`` or ``skipped``."""
         if isinstance(built, building.Told) or isinstance(built.decision, decision.Send):
             self.reports += 1
-        elif isinstance(built.decision, decision.Wait):
+            return "built"
+        if isinstance(built.decision, decision.Wait):
             self.waiting += 1
-        else:
-            self.skipped += 1
+            return "waiting"
+        self.skipped += 1
+        return "skipped"
 
     def attempted(self, attempt: delivering.Attempt) -> str:
         """Count an attempt to deliver, and return as what."""

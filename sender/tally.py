@@ -17,7 +17,7 @@ import threading
 
 import structlog
 
-from sender import config, counting, journal, readiness, set_aside
+from sender import config, counting, journal, metrics, readiness, set_aside
 from sender.store import counts, engine, partitions, recorders
 
 STRETCH = 16 * 2**20
@@ -144,17 +144,18 @@ class Tally:
     def _commit(self, identity: str, segment: journal.Segment, start: int, stretch: Stretch) -> int:
         counted = counting.count(stretch.datagrams)
 
-        def work(connection: engine.Connection) -> bool:
+        def work(connection: engine.Connection) -> counts.Sums | None:
             if not journal.size(segment):  # served, and its position forgotten, by another process meanwhile
-                return False
+                return None
             if not counts.advance(connection, identity, segment.name, segment.day, start=start, end=stretch.end):
-                return False
-            counts.add(connection, segment.day, counted)
-            return True
+                return None
+            return counts.add(connection, identity, segment.day, counted)
 
         partitions.prepare(self.store, segment.day)
-        if not self.store.change(work):
+        sums = self.store.change(work)
+        if sums is None:
             return 0
+        _publish(sums, stretch.datagrams.total())
         self._set_aside(segment, counted)
         return stretch.datagrams.total()
 
@@ -164,13 +165,43 @@ class Tally:
         for raw, error, times in counted.malformed:
             aside.add(segment.name, error.reason, raw)
             reasons[error.reason] += times
+        for reason, times in reasons.items():
+            metrics.count(metrics.MALFORMED, reason, by=times)
         if reasons:
             log.warning("malformed datagrams", **reasons, see=str(self.directory / set_aside.NAME))
+
+
+def _publish(sums: counts.Sums, datagrams: int) -> None:
+    metrics.count(metrics.TALLIED, by=datagrams)
+    metrics.count(metrics.SESSIONS, "successful", by=sums.successful)
+    metrics.count(metrics.SESSIONS, "failed", by=sums.failed)
+    for result_type, sessions in sums.failures.items():
+        metrics.count(metrics.FAILURES, result_type, by=sessions)
 
 
 def open_tally(settings: config.Config, store: engine.Store) -> Tally:
     """Return the tally of this host."""
     return Tally(store, pathlib.Path(settings.recorder.journal), settings.recorder.host or socket.gethostname())
+
+
+def uncounted(directory: pathlib.Path, store: engine.Store) -> tuple[int, dt.datetime | None]:
+    """Return how many bytes of a journal are not counted, and since when.
+
+    Raises:
+        journal.JournalError: the journal cannot be read.
+        store.engine.StoreError: the store cannot be used.
+    """
+    identity = journal.known_identity(directory) or ""
+    with store.read() as connection:
+        behind = [
+            (one, journal.size(one) - counts.position(connection, identity, one.name))
+            for one in journal.segments(directory)
+        ]
+        since = recorders.tallied(connection, identity)
+    first = next((one for one, left in behind if left > 0), None)
+    if since is None and first is not None:
+        since = journal.written(first)
+    return sum(left for _, left in behind), since
 
 
 def main(settings: config.Config) -> int:
@@ -180,6 +211,8 @@ def main(settings: config.Config) -> int:
         signal.signal(number, lambda *_: stop.set())
     log.info("tally started", journal=settings.recorder.journal)
     readiness.tell()
+    _publish(counts.Sums(), 0)
+    metrics.count(metrics.TALLY_ERRORS, by=0)
     tally: Tally | None = None
     noted = dt.datetime.min.replace(tzinfo=dt.UTC)
     delay = RETRY_FIRST
@@ -195,6 +228,7 @@ def main(settings: config.Config) -> int:
                 noted = now
         except (engine.StoreError, journal.JournalError) as error:
             log.error("the tally cannot go on, the journal holds", error=str(error), again_in=delay)
+            metrics.count(metrics.TALLY_ERRORS)
             stop.wait(delay * random.uniform(0.5, 1))  # noqa: S311 - so that not all hosts come back at once
             delay = min(2 * delay, RETRY_LAST)
         else:

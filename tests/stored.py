@@ -12,4 +12,4 @@ def count(store: engine.Store, day: dt.date, datagrams: Iterable[bytes]) -> None
     """Add to the counts of a day what datagrams tell."""
     partitions.prepare(store, day)
     counted = counting.count(collections.Counter(datagrams))
-    store.change(lambda connection: counts.add(connection, day, counted))
+    store.change(lambda connection: counts.add(connection, "journal", day, counted))

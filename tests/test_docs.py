@@ -40,7 +40,7 @@ def is_known(command: str) -> bool:
             targets = re.findall(r"^([a-z0-9]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
             return {argument for argument in arguments if "=" not in argument} <= set(targets)
         case name:
-            return name in {"python3", "pip", "ln", "cp", "systemctl", "sysctl", "docker", "git", "cd"}
+            return name in {"python3", "pip", "ln", "cp", "systemctl", "sysctl", "docker", "git", "cd", "ssh"}
 
 
 def is_tlsrpt(arguments: list[str]) -> bool:

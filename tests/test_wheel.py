@@ -7,8 +7,10 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 
 import pytest
+from packaging import requirements, utils
 
 CHECKOUT = pathlib.Path(__file__).parents[1]
 TIMEOUT = 300.0
@@ -87,3 +89,30 @@ def test_the_installed_command_shows_the_demo(installed: pathlib.Path, tmp_path:
     assert re.search(r"^[1-9]\d* reports by HTTPS: .*✓ ", done.stdout, re.MULTILINE)
     assert "✗" not in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_package_is_pinned() -> None:
+    """All that ours need, and what these need in turn: an installation of today is one of next year."""
+    pinned = {
+        canonical(line.partition("==")[0])
+        for path in ("conf/requirements.txt", "tests/requirements.txt")
+        for line in (CHECKOUT / path).read_text().splitlines()
+        if "==" in line
+    }
+    needed: set[str] = set()
+    waiting = ["tlsrpt", *pinned]
+    while waiting:
+        name = waiting.pop()
+        for text in metadata.requires(name) or ():
+            one = requirements.Requirement(text)
+            wanted = canonical(one.name)
+            extra = "binary" if name == "tlsrpt" or wanted.startswith("psycopg") else ""
+            if wanted not in needed and (one.marker is None or one.marker.evaluate({"extra": extra})):
+                needed.add(wanted)
+                waiting.append(wanted)
+    assert needed - pinned == set()
+
+
+def canonical(name: str) -> str:
+    """Return the name of a package as comparisons need it."""
+    return utils.canonicalize_name(name)

@@ -4,9 +4,9 @@ import datetime as dt
 import pathlib
 from collections.abc import Iterator
 
-from sender import closing, config, journal
+from sender import closing, config, journal, tally
 from sender.check import findings
-from sender.store import counts, engine, listings, recorders
+from sender.store import engine, listings
 
 LAG_BYTES = 50_000_000
 """Of the journal that is not tallied: minutes of work."""
@@ -64,7 +64,7 @@ def _look(settings: config.Config, now: dt.datetime) -> Iterator[findings.Findin
 def _lag(settings: config.Config, store: engine.Store, now: dt.datetime) -> findings.Finding:
     id_ = "tally"
     try:
-        left, since = _uncounted(pathlib.Path(settings.recorder.journal), store)
+        left, since = tally.uncounted(pathlib.Path(settings.recorder.journal), store)
     except journal.JournalError as error:
         return findings.error(id_, str(error), OWNER)
     cure = "start tlsrpt serve recorder (again); its log tells why"
@@ -73,21 +73,6 @@ def _lag(settings: config.Config, store: engine.Store, now: dt.datetime) -> find
     if left and since is not None and since < now - BEHIND - dt.timedelta(seconds=settings.store.flush):
         return findings.warning(id_, f"what came since {since:%Y-%m-%d %H:%M} UTC is not counted", cure)
     return findings.ok(id_, f"{left:,} bytes of the journal are not counted yet")
-
-
-def _uncounted(directory: pathlib.Path, store: engine.Store) -> tuple[int, dt.datetime | None]:
-    """Return how many bytes of a journal are not counted, and since when."""
-    identity = journal.known_identity(directory) or ""
-    with store.read() as connection:
-        behind = [
-            (one, journal.size(one) - counts.position(connection, identity, one.name))
-            for one in journal.segments(directory)
-        ]
-        since = recorders.tallied(connection, identity)
-    first = next((one for one, left in behind if left > 0), None)
-    if since is None and first is not None:
-        since = journal.written(first)
-    return sum(left for _, left in behind), since
 
 
 def _hosts(settings: config.Config, store: engine.Store, now: dt.datetime) -> Iterator[findings.Finding]:

@@ -91,6 +91,10 @@ def check(settings: "configuration.Config", roles: Sequence[str]) -> None:
             role.check(settings.policy, settings.dns, settings.https)
     if Role.REPORTER in roles:
         daily.check(settings)
+    if settings.web.listen:
+        from sender.web import serving as web
+
+        web.check(settings)
     if Role.FOLLOWER in roles:
         following.check(settings)
 

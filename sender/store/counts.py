@@ -4,6 +4,8 @@ Counts and position are committed in one transaction (:func:`advance` says wheth
 every datagram count exactly once.
 """
 
+import collections
+import dataclasses
 import datetime as dt
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +19,34 @@ from sender.store import bulk, closings, locks, schema
 
 CHUNK = 500
 """Domains asked for in one statement: far below the number of parameters SQLite takes (32,766)."""
+
+
+_SUCCESSFUL, _FAILED = 4, 5
+"""Places in a row of ``domain_days``."""
+
+
+@dataclasses.dataclass(slots=True)
+class Sums:
+    """Sessions over all domains."""
+
+    successful: int = 0
+    failed: int = 0
+    failures: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    """By result type (RFC 8460 section 4.3); a session can have several."""
+
+    def by_kind(self) -> list[tuple[str, int]]:
+        """Return the rows of the store, in order."""
+        kinds = {**self.failures, "successful": self.successful, "failed": self.failed}
+        return sorted((str(kind), sessions) for kind, sessions in kinds.items())
+
+    def take(self, kind: str, sessions: int) -> None:
+        """Take a row of the store."""
+        if kind == "successful":
+            self.successful += sessions
+        elif kind == "failed":
+            self.failed += sessions
+        else:
+            self.failures[kind] += sessions
 
 
 def position(connection: sa.Connection, journal: str, segment: str) -> int:
@@ -49,19 +79,42 @@ def forget(connection: sa.Connection, journal: str, segment: str) -> None:
     connection.execute(sa.delete(table).where(table.c.journal == journal, table.c.segment == segment))
 
 
-def add(connection: sa.Connection, day: dt.date, counts: counting.Counts) -> None:
+def add(connection: sa.Connection, journal: str, day: dt.date, counts: counting.Counts) -> Sums:
     """Add what a stretch of the journal held to the counts of its day, for which there is a place (``partitions``).
 
     Rows are changed in the order of their keys, so that two hosts never wait for each other in a circle.
+
+    Args:
+        connection: a writing one.
+        journal: its identity.
+        day: UTC.
+        counts: of the stretch.
+
+    Returns:
+        what was added, over all domains.
     """
     locks.together(connection, day)  # it does not close meanwhile
     closed = closings.closed(connection, day)
     by_closing: dict[int, dict[str, counting.DomainCounts]] = {}
     for domain, numbers in sorted(counts.domains.items()):
         by_closing.setdefault(closed.current(domain), {})[domain] = numbers
+    sums = Sums()
     for closing, domains in sorted(by_closing.items()):
-        _add_domains(connection, day, closing, domains)
+        _add_domains(connection, day, closing, domains, sums)
+    rows = [(day, journal, kind, sessions) for kind, sessions in sums.by_kind() if sessions]
+    bulk.add(connection, schema.sums, rows, sums=["sessions"])
     add_malformed(connection, day, ((error.reason, times) for _, error, times in counts.malformed))
+    return sums
+
+
+def sums_by_day(connection: sa.Connection, first: dt.date) -> dict[dt.date, Sums]:
+    """Return the sessions of all hosts and domains by day, from the first on; days without any are left out."""
+    table = schema.sums
+    query = sa.select(table.c.day, table.c.kind, sa.func.sum(table.c.sessions)).where(table.c.day >= first)
+    found: dict[dt.date, Sums] = {}
+    for day, kind, sessions in connection.execute(query.group_by(table.c.day, table.c.kind).order_by(table.c.day)):
+        found.setdefault(day, Sums()).take(kind, int(sessions))
+    return found
 
 
 def add_malformed(connection: sa.Connection, day: dt.date, reasons: Iterable[tuple[str, int]]) -> None:
@@ -73,13 +126,15 @@ def add_malformed(connection: sa.Connection, day: dt.date, reasons: Iterable[tup
 
 
 def _add_domains(
-    connection: sa.Connection, day: dt.date, closing: int, domains: Mapping[str, counting.DomainCounts]
+    connection: sa.Connection, day: dt.date, closing: int, domains: Mapping[str, counting.DomainCounts], sums: Sums
 ) -> None:
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (day, domain, closing, one.record, one.successful, one.failed, schema.UNDECIDED, None, None)
         for domain, one in domains.items()
     ]
     bulk.add(connection, schema.domain_days, rows, sums=["successful", "failed"], latest=["record"])
+    sums.successful += sum(row[_SUCCESSFUL] for row in rows)
+    sums.failed += sum(row[_FAILED] for row in rows)
     # from here on no other host can add to these domains
     policies: list[tuple[Any, ...]] = []
     failures: list[tuple[Any, ...]] = []
@@ -90,6 +145,7 @@ def _add_domains(
             policies.append((*policy_key, *_policy_values(policy), 0, by_policy.successful, by_policy.failed))
             for failure, sessions in by_policy.failures.items():
                 failures.append((*policy_key, counting.key(failure), *msgspec.structs.astuple(failure), sessions))
+                sums.failures[failure.result_type] += sessions
     bulk.add(connection, schema.policies, policies, sums=["successful", "failed"])
     bulk.add(connection, schema.failures, failures, sums=["sessions"])
 

@@ -13,7 +13,7 @@ from sqlalchemy import exc
 from sender import config
 from sender.store import embedded
 
-REVISION = "0003"
+REVISION = "0004"
 """The migration the code goes with."""
 
 ATTEMPTS = 5

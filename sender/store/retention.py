@@ -18,7 +18,7 @@ def delete_before(connection: sa.Connection, day: dt.date) -> None:
     due = due.where(schema.deliveries.c.day < day)
     for table in (schema.reports, schema.deliveries):
         connection.execute(sa.delete(table).where(table.c.day < day, table.c.report_id.not_in(due)))
-    for table in (schema.malformed, schema.closings):
+    for table in (schema.malformed, schema.sums, schema.closings):
         connection.execute(sa.delete(table).where(table.c.day < day))
     recorders.forget_before(connection, day)
     suppressions.forget_before(connection, day)

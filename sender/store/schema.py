@@ -47,6 +47,15 @@ malformed = sa.Table(
     sa.Column("datagrams", sa.BigInteger, nullable=False),
 )
 
+sums = sa.Table(
+    "sums",
+    metadata,
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("journal", KEY, primary_key=True, comment="its identity: each host has rows of its own to write"),
+    sa.Column("kind", KEY, primary_key=True, comment="successful, failed, or a result type"),
+    sa.Column("sessions", sa.BigInteger, nullable=False),
+)
+
 closings = sa.Table(
     "closings",
     metadata,

@@ -73,7 +73,7 @@ def filled(scratch: pathlib.Path, domains: int) -> pathlib.Path:
     counted = counting.count(collections.Counter(traffic.datagrams(domains, domains)))
     for day in range(DAYS):
         with store.write() as connection:
-            counts.add(connection, today - dt.timedelta(days=day), counted)
+            counts.add(connection, "journal", today - dt.timedelta(days=day), counted)
     store.close()
     return path
 

@@ -147,7 +147,7 @@ def measured(server: postgresql.Server, *, short: bool) -> Costs:
 
         def work(connection: engine.Connection) -> None:
             counts.advance(connection, "journal", name, day, start=0, end=1)
-            counts.add(connection, day, what)
+            counts.add(connection, "host", day, what)
 
         store.change(work)
 
@@ -250,7 +250,7 @@ def _reporters(place: measure.Place, several: int) -> Iterator[measure.Round]:
         store = engine.open_store(server.url("postgres"))
         partitions.prepare(store, day)
         counted = counting.count(dict.fromkeys(lines, 1))
-        store.change(lambda connection: counts.add(connection, day, counted))
+        store.change(lambda connection: counts.add(connection, "host", day, counted))
         store.change(lambda connection: closings.close(connection, day))
         store.close()
         server.run("CREATE DATABASE counted TEMPLATE postgres", "template1")

@@ -18,7 +18,6 @@ REJECTED = [
     ("out of range", "[report]\nkeep_days = 0", {}, "report.keep_days = 0: give a number from 1 to 3650"),
     ("socket mode", '[recorder]\nsocket_mode = "rw"', {}, 'recorder.socket_mode = "rw": give three octal digits'),
     ("half of dkim", '[mail]\ndkim_key = "/k"', {}, 'mail.dkim_selector = ""'),
-    ("no page yet", '[web]\nlisten = "inet:127.0.0.1:8460"', {}, "web.listen"),
     ("no TOML", "x", {}, "not TOML"),
     ("variable of a wrong type", "", {"TLSRPT_REPORT_SETTLE": "soon"}, "TLSRPT_REPORT_SETTLE: report.settle = 'soon'"),
     ("variable of no key", "", {"TLSRPT_REPORT_SETLE": "1"}, "TLSRPT_REPORT_SETLE: report.setle: unknown key"),

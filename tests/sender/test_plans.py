@@ -157,7 +157,7 @@ OPERATIONS: list[tuple[str, Callable[[engine.Connection], object]]] = [
     ("deciding", _settled),
     ("counts of a batch", lambda c: len(reports.counted(c, reports.undecided(c, BATCH)))),
     ("hosts to be told", lambda c: hosts.untold(c, BATCH)),
-    ("counting", lambda c: counts.add(c, TODAY, counting.count(collections.Counter(_TOLD)))),
+    ("counting", lambda c: counts.add(c, "journal", TODAY, counting.count(collections.Counter(_TOLD)))),
     ("report mails sent to domains", lambda c: deliveries.mailed(c, NAMES, NOW, NOW + dt.timedelta(hours=1))),
     ("claiming deliveries", lambda c: deliveries.claim(c, NOW, 50)),
     ("reports of deliveries", lambda c: reports.by_id(c, [f"20261121.{name}@s.example" for name in NAMES[::10]])),

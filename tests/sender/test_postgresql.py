@@ -52,13 +52,16 @@ def test_hosts_that_add_to_the_same_domains_do_not_block_each_other(store: engin
         for number in range(5):
             chosen = [datagram(name, f"reason {number}" if index % 2 else "") for index, name in enumerate(shuffled)]
             counted = counting.count(collections.Counter([*chosen, b"nonsense"]))
-            store.change(functools.partial(counts.add, day=DAY, counts=counted))
+            store.change(functools.partial(counts.add, journal=str(seed % 2), day=DAY, counts=counted))
 
     with concurrent.futures.ThreadPoolExecutor(WRITERS) as pool:
         at_once([pool.submit(write, seed) for seed in range(WRITERS)])
     with store.read() as connection:
         rows = connection.execute(sa.select(schema.domain_days.c.successful + schema.domain_days.c.failed)).scalars()
         assert list(rows) == [5 * WRITERS] * len(names)
+        sums = counts.sums_by_day(connection, DAY)[DAY]
+        assert (sums.successful, sums.failed) == (5 * WRITERS * 25, 5 * WRITERS * 25)
+        assert sums.failures.total() == 5 * WRITERS * 25
         assert connection.execute(sa.select(sa.func.sum(schema.failures.c.sessions))).scalar() == 5 * WRITERS * 25
         assert deadlocks(connection) == 0
 
@@ -287,7 +290,7 @@ def test_a_server_that_was_restarted_is_used_again(own_server: postgresql.Server
     stored.count(store, DAY, [datagram("a.example")])
 
     def interrupted(connection: engine.Connection) -> None:
-        counts.add(connection, DAY, counting.count(collections.Counter([datagram("a.example")])))
+        counts.add(connection, "journal", DAY, counting.count(collections.Counter([datagram("a.example")])))
         own_server.stop("immediate")
 
     with pytest.raises(engine.StoreError):

@@ -12,7 +12,7 @@ from alembic import autogenerate, migration
 from policy import tlsrpt
 from sender import config, counting, outcome, report
 from sender.session import PolicyType
-from sender.store import closings, counts, deliveries, engine, hosts, listings, reports, retention, schema
+from sender.store import closings, counts, deliveries, engine, hosts, listings, migrate, reports, retention, schema
 from tests import stored
 
 pytestmark = pytest.mark.both_stores
@@ -48,6 +48,28 @@ def test_the_migrations_make_what_the_code_expects(store: engine.Store) -> None:
     """A new database has exactly the tables and indexes of the schema."""
     with store.read() as connection:
         assert autogenerate.compare_metadata(migration.MigrationContext.configure(connection), schema.metadata) == []
+
+
+def test_sums_of_what_was_counted_before_are_made_by_the_migration(store: engine.Store) -> None:
+    """A store of the version before: the same sums as if they had been counted with the counts."""
+    _add(store, _datagram(), _datagram(failed=1), _datagram("b.example", failed=1))
+    _add(store, _datagram("b.example"), day=DAY - dt.timedelta(days=1))
+    with store.write() as connection:
+        before = counts.sums_by_day(connection, DAY - dt.timedelta(days=9))
+        assert before[DAY] == counts.Sums(1, 2, collections.Counter({"starttls-not-supported": 2}))
+        schema.sums.drop(connection)
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0003'"))
+    migrate.upgrade(store._engine)
+    with store.read() as connection:
+        assert counts.sums_by_day(connection, DAY - dt.timedelta(days=9)) == before
+
+
+def test_sums_are_deleted_with_the_counts(store: engine.Store) -> None:
+    """The plot is as long as what is kept."""
+    _add(store, _datagram())
+    with store.write() as connection:
+        retention.delete_before(connection, DAY + dt.timedelta(days=1))
+        assert counts.sums_by_day(connection, DAY) == {}
 
 
 def test_a_store_of_a_newer_version_is_left_alone(tmp_path: pathlib.Path) -> None:

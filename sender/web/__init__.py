@@ -1,0 +1,1 @@
+"""What a postmaster looks at in a browser, and what monitoring asks: read-only."""
