@@ -115,6 +115,13 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Path of a private key, RSA or Ed25519, in PEM; empty: the relay signs."""
 
 
+class Bounces(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[bounces]``: report mails that come back."""
+
+    listen: str = ""
+    """``inet:HOST:PORT`` or ``unix:PATH``, SMTP or LMTP; empty: all reports have ``mail.sender`` as envelope sender."""
+
+
 class Web(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[web]``: the page of the reporter, and the metrics of a host."""
 
@@ -135,6 +142,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     follower: Follower = Follower()
     report: Report = Report()
     mail: Mail = Mail()
+    bounces: Bounces = Bounces()
     https: Https = Https()
     web: Web = Web()
     rule: tuple[rules.Rule, ...] = ()

@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator, Callable
 
 import structlog
 
-from policy import https, resolver, tlsrpt
-from sender import building, closing, config, delivering, journal, mail, signature, tally
+from policy import endpoints, https, resolver, tlsrpt
+from sender import building, closing, config, delivering, dsn, journal, mail, signature, tally
 from sender.store import deliveries, engine, retention
 
 log = structlog.get_logger()
@@ -139,6 +139,7 @@ async def open_daily(
             client=client,
             fraction=chance.fraction,
             clock=clock,
+            takes_bounces=bool(settings.bounces.listen),
         )
         builder = building.Builder(store, dns, identity, settings.report, chance, clock, settings.rule)
         gc.freeze()  # all modules, which stay: a seventh of a run is looking through them for garbage
@@ -151,9 +152,23 @@ def check(settings: config.Config) -> None:
     Raises:
         config.ConfigError: something in the configuration cannot be used; one line.
     """
-    load_signer(settings, config.identity(settings))
+    identity = config.identity(settings)
+    load_signer(settings, identity)
+    _check_bounces(settings, identity)
     mail.tls_context(mail.parse_relay(settings.mail.relay), settings.https.ca_file)
     _client(settings, _resolver(settings))
+
+
+def _check_bounces(settings: config.Config, identity: config.Identity) -> None:
+    if not settings.bounces.listen:
+        return
+    with config.checked():
+        endpoints.parse(settings.bounces.listen, key="bounces.listen")
+    local = identity.sender.rpartition("@")[0]
+    if len(local) + dsn.TAG > dsn.MAX_LOCAL:
+        most = dsn.MAX_LOCAL - dsn.TAG
+        cure = f"give an address with at most {most} characters before the @: bounces.listen adds {dsn.TAG} to it"
+        raise config.ConfigError(f'mail.sender = "{identity.sender}": {cure}')
 
 
 def _client(settings: config.Config, dns: resolver.Resolver) -> https.Client:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 import structlog
 
 from policy import https, tlsrpt
-from sender import config, mail, message, noting, outcome, signature
+from sender import config, dsn, mail, message, noting, outcome, signature
 from sender.store import deliveries, engine, reports
 
 log = structlog.get_logger()
@@ -55,6 +55,8 @@ class Courier:
     clock: Callable[[], dt.datetime]
     """Tells the time, aware."""
     timeouts: mail.Timeouts | None = None
+    takes_bounces: bool = False
+    """Whether each mail has an envelope sender of its own."""
 
     async def deliver(
         self, selection: deliveries.Selection = ANY, stopped: Callable[[], bool] = lambda: False
@@ -107,7 +109,10 @@ class Courier:
         self, connection: mail.Connection, delivery: deliveries.Delivery, made: reports.Report
     ) -> outcome.Outcome:
         composed = compose(self.identity, self.signer, delivery, made)
-        return await connection.send(self.identity.sender, delivery.target, composed)
+        sender = self.identity.sender
+        if self.takes_bounces:
+            sender = dsn.sender(sender, delivery.report_id, delivery.number)
+        return await connection.send(sender, delivery.target, composed)
 
     async def _post(self, delivery: deliveries.Delivery, made: reports.Report) -> outcome.Outcome:
         try:

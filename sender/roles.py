@@ -20,6 +20,8 @@ from sender import config, metrics, readiness, supervisor
 RECORDER = "recorder"
 POLICY = "policy"
 REPORTER = "reporter"
+BOUNCES = "bounces"
+"""No role of its own: a reporter with ``bounces.listen`` has this process, too."""
 WEB = "web"
 """No role of its own: each host with ``web.listen`` runs this process, too."""
 FOLLOWER = "follower"
@@ -33,7 +35,8 @@ log = structlog.get_logger()
 NEEDED = {
     "tally": {"recorder", "store"},
     "policy": {"policy", "dns", "https"},
-    "reporter": {"organization", "recorder", "store", "dns", "report", "mail", "https", "rule"},
+    "reporter": {"organization", "recorder", "store", "dns", "report", "mail", "bounces", "https", "rule"},
+    "bounces": {"organization", "store", "mail", "bounces"},
     "web": {"organization", "recorder", "store", "report", "web"},
     "follower": {"organization", "recorder", "policy", "follower"},
 }
@@ -41,6 +44,7 @@ NEEDED = {
 
 FIXED = {
     "recorder": ("socket", "socket_mode", "socket_group", "journal", "exim_socket"),
+    "bounces": ("listen",),
     "web": ("listen",),
 }
 """Keys that hold until a restart: who hands in session results must not meet a closed door, and what is to be counted
@@ -112,6 +116,8 @@ def processes(
     }
     if settings.recorder.exim_socket:
         known[RECORDER]["exim"] = lambda: _exim(settings)
+    if settings.bounces.listen:
+        known[REPORTER][BOUNCES] = lambda: _bounces(settings)
     running = {name: run for role in roles for name, run in known[role].items()}
     if settings.web.listen:
         running[WEB] = lambda: _web(settings, roles, directory)
@@ -185,6 +191,12 @@ def _reporter(settings: config.Config) -> int:
         log.error("the reporter cannot run", error=str(error))
         return 1
     return 0
+
+
+def _bounces(settings: config.Config) -> int:
+    from sender import bouncing
+
+    return bouncing.main(settings)
 
 
 def _web(settings: config.Config, roles: Sequence[str], directory: str) -> int:

@@ -61,7 +61,8 @@ def delivery(row: deliveries.Delivery) -> dict[str, Any]:
 
 def settled_delivery(row: deliveries.Delivery) -> dict[str, Any]:
     """Return a row of ``deliveries`` of the history: that of :func:`delivery`, with how it ended."""
-    return {**delivery(row), "settled": time(row.settled), "answer": row.answer}
+    came_back = {"bounced": time(row.bounced), "bounce": row.bounce}
+    return {**delivery(row), "settled": time(row.settled), "answer": row.answer, **came_back}
 
 
 def dumps(document: dict[str, Any]) -> str:

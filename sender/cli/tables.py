@@ -58,7 +58,9 @@ def _delivery(row: deliveries.Delivery) -> text.Text:
     """Return line by line what goes where, with what answer: the report-id is to be copied, so it is not folded."""
     about = _literal(f"{row.domain} {row.day}")
     about.stylize("bold")
-    return text.Text("\n").join([about, *map(_literal, filter(None, [row.report_id, row.rua, row.rule, row.answer]))])
+    came_back = f"came back at {_time(row.bounced)}: {row.bounce}" if row.bounced else None
+    lines: list[str | None] = [row.report_id, row.rua, row.rule, row.answer, came_back]
+    return text.Text("\n").join([about, *map(_literal, filter(None, lines))])
 
 
 def domain_days(rows: Sequence[listings.PendingDay]) -> table.Table:

@@ -39,9 +39,13 @@ class Delivery:
     answer: str | None
     rule: str | None
     """The rule of the configuration that it goes by, in words."""
+    bounced: dt.datetime | None
+    """When the mail came back for good."""
+    bounce: str | None
+    """Status and reason of that."""
 
 
-_TIMES = ("first_attempt", "next_attempt", "settled")
+_TIMES = ("first_attempt", "next_attempt", "settled", "bounced")
 
 
 def from_row(row: Any) -> Delivery:

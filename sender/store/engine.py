@@ -13,7 +13,7 @@ from sqlalchemy import exc
 from sender import config
 from sender.store import embedded
 
-REVISION = "0004"
+REVISION = "0005"
 """The migration the code goes with."""
 
 ATTEMPTS = 5

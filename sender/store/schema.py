@@ -147,6 +147,8 @@ deliveries = sa.Table(
     sa.Column("settled", sa.BigInteger),
     sa.Column("answer", sa.Text, comment="the last one"),
     sa.Column("rule", sa.Text, comment="why it goes there"),
+    sa.Column("bounced", sa.BigInteger, comment="when the mail came back for good"),
+    sa.Column("bounce", sa.Text, comment="status and reason of that"),
 )
 
 suppressions = sa.Table(
