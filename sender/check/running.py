@@ -26,19 +26,22 @@ RECORDER, POLICY, REPORTER, FOLLOWER = "recorder", "policy", "reporter", "follow
 ROLES = (RECORDER, POLICY, REPORTER)
 
 
-async def look(settings: config.Config, roles: Sequence[str], patience: float = PATIENCE) -> list[findings.Finding]:
+async def look(
+    settings: config.Config, roles: Sequence[str], patience: float = PATIENCE, *, alive: bool = False
+) -> list[findings.Finding]:
     """Return what was found, in the order of the way of the data.
 
     Args:
         settings: of the installation.
         roles: of this host.
         patience: seconds for one subject.
+        alive: look at the sockets only.
 
     Raises:
         config.ConfigError: the configuration cannot be used; one line.
     """
     os.environ.setdefault("RES_OPTIONS", LIBC_RESOLVER)
-    subjects = list(_subjects(settings, roles))
+    subjects = list(_sockets(settings, roles) if alive else _subjects(settings, roles))
     looking = (_guarded(name, subject, patience) for name, subject in subjects)
     return [finding for found in await asyncio.gather(*looking) for finding in found]
 
@@ -50,9 +53,8 @@ def _subjects(settings: config.Config, roles: Sequence[str]) -> Iterator[tuple[s
     now = dt.datetime.now(dt.UTC)
     if RECORDER in roles:
         yield "machine", _in_thread(lambda: machine.look(settings))
-        yield "recorder-socket", _in_thread(lambda: sockets.recorder(settings))
+    yield from _sockets(settings, roles)
     if POLICY in roles:
-        yield "policy-socket", _in_thread(lambda: sockets.policy(settings))
         yield "dnssec", lambda: _one(names.validates(settings))
     if FOLLOWER in roles:
         yield "follower-log", _in_thread(lambda: follower.look(settings))
@@ -65,6 +67,13 @@ def _subjects(settings: config.Config, roles: Sequence[str]) -> Iterator[tuple[s
         signer = daily.load_signer(settings, identity)
         yield "dns", lambda: names.look(settings, identity, signer)
         yield "relay", lambda: _one(relay.look(settings, identity.domain))
+
+
+def _sockets(settings: config.Config, roles: Sequence[str]) -> Iterator[tuple[str, Subject]]:
+    if RECORDER in roles:
+        yield "recorder-socket", _in_thread(lambda: sockets.recorder(settings))
+    if POLICY in roles:
+        yield "policy-socket", _in_thread(lambda: sockets.policy(settings))
 
 
 async def _guarded(name: str, subject: Subject, patience: float) -> list[findings.Finding]:

@@ -16,6 +16,7 @@ from sender.cli import (
     checking,
     following,
     inspecting,
+    manual,
     policies,
     reaching,
     reporting,
@@ -70,6 +71,7 @@ app.command("policy")(policies.policy)
 app.command("check")(checking.check)
 app.command("init")(beginning.init)
 app.command("demo")(serving.demo)
+app.command("manual")(manual.manual)
 
 
 def main() -> None:

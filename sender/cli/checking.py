@@ -19,6 +19,10 @@ def check(
         ),
     ] = None,
     *,
+    alive: Annotated[
+        bool,
+        typer.Option("--alive", help="Only whether somebody answers at the sockets: for a container's health check."),
+    ] = False,
     json: running.Json = False,
     config: running.Config = None,
 ) -> None:
@@ -37,7 +41,7 @@ def check(
         settings = running.settings(config)
         wanted = [role.value for role in roles or serving.usual(settings)]
         serving.check(settings, wanted)
-        found = asyncio.run(checks.look(settings, wanted))
+        found = asyncio.run(checks.look(settings, wanted, alive=alive))
     if json:
         typer.echo(rows.dumps({"findings": [rows.finding(one) for one in found]}))
     else:
