@@ -16,17 +16,25 @@ from sender.cli import app
 CHECKOUT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = sorted([*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").glob("*.md")])
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PROMPTS = ("$ ", "# ")
+"""Of a user, and of root."""
+PROGRAMS = frozenset(
+    {"apt-get", "cat", "cd", "cp", "df", "docker", "du", "gcc", "git", "install", "journalctl", "ln", "pip", "postconf"}
+    | {"postfix", "postqueue", "printf", "python3", "sendmail", "sh", "sysctl", "systemctl", "systemd-sysusers"}
+    | {"systemd-tmpfiles"}
+)
+"""What documents show of other programs."""
 COMMANDS = typer.main.get_command(app.app).commands  # type: ignore[attr-defined] # it is a group
 
 
 def console_commands() -> list[tuple[str, str]]:
     """Return each command of a console block with the document it is in."""
     return [
-        (document.name, line.removeprefix("$ "))
+        (document.name, line[2:])
         for document in DOCUMENTS
         for block in CONSOLE.findall(document.read_text())
         for line in block.splitlines()
-        if line.startswith("$ ")
+        if line.startswith(PROMPTS)
     ]
 
 
@@ -40,7 +48,7 @@ def is_known(command: str) -> bool:
             targets = re.findall(r"^([a-z0-9]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
             return {argument for argument in arguments if "=" not in argument} <= set(targets)
         case name:
-            return name in {"python3", "pip", "ln", "cp", "systemctl", "sysctl", "docker", "git", "cd", "ssh"}
+            return name in PROGRAMS
 
 
 def is_tlsrpt(arguments: list[str]) -> bool:
