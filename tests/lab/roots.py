@@ -3,7 +3,8 @@
 :func:`fetch` has apt work out the dependencies against an empty machine, downloads the packages, and unpacks them into
 one folder, which is kept for the next time (``.lab/`` in the checkout, or ``$TLSRPT_LAB``). apt checks their signatures
 with the archive's keys; its state is a folder of its own, so nothing on this machine changes. No maintainer script
-runs: users, configuration and spool are made by whoever starts a server in there, on a :func:`copy`.
+runs, unless one is told to :func:`fetch`: users, configuration and spool are made by whoever starts a server in there,
+on a :func:`copy`.
 
 Known limits: only Debian, only its own mirror list; recommended packages and documentation are left out.
 """
@@ -16,7 +17,7 @@ import pathlib
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 FOLDER = pathlib.Path(os.environ.get("TLSRPT_LAB") or pathlib.Path(__file__).parents[2] / ".lab")
 """Where unpacked packages are kept."""
@@ -47,23 +48,28 @@ def missing() -> str | None:
     return None if KEYRING.exists() else f"no {KEYRING}: apt-get install debian-archive-keyring"
 
 
-def fetch(suite: str, packages: Sequence[str]) -> pathlib.Path:
+Install = Callable[[pathlib.Path, Sequence[pathlib.Path]], None]
+"""Takes a folder with everything unpacked, and the packages."""
+
+
+def fetch(suite: str, packages: Sequence[str], install: Install | None = None) -> pathlib.Path:
     """Return a folder with packages and all they depend on; it is shared: copy it before you change anything.
 
     Args:
         suite: a release by its code name, ``trixie``.
-        packages: their names.
+        packages: their names, or patterns of apt.
+        install: goes on where unpacking is not enough.
 
     Raises:
         subprocess.CalledProcessError: apt or tar failed; what it said is on standard error.
     """
     digest = hashlib.sha256(repr((RECIPE, suite, sorted(packages))).encode()).hexdigest()[:8]
-    root = FOLDER / f"{suite}-{digest}"
+    root = FOLDER / f"{suite}-{'installed-' if install else ''}{digest}"
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / ".gitignore").write_text("*\n")
     with _locked(root.with_suffix(".lock")):
         if not root.exists():
-            _unpack(suite, packages, root)
+            _unpack(suite, packages, root, install)
     return root
 
 
@@ -80,7 +86,7 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _unpack(suite: str, packages: Sequence[str], root: pathlib.Path) -> None:
+def _unpack(suite: str, packages: Sequence[str], root: pathlib.Path, install: Install | None) -> None:
     apt, begun = root.with_suffix(".apt"), root.with_suffix(".begun")
     for leftover in (apt, begun):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -88,10 +94,13 @@ def _unpack(suite: str, packages: Sequence[str], root: pathlib.Path) -> None:
     for arguments in (["update"], ["install", "--yes", "--download-only", *packages]):
         _run(["apt-get", "-qq", *arguments], environment)
     _skeleton(begun)
-    for package in sorted((apt / "cache/archives").glob("*.deb")):
+    fetched = sorted((apt / "cache/archives").glob("*.deb"))
+    for package in fetched:
         _run(["sh", "-c", 'dpkg-deb --fsys-tarfile "$1" | tar -xpC "$2" --keep-directory-symlink', "-", package, begun])
     for path in UNWANTED:
         shutil.rmtree(begun / path, ignore_errors=True)
+    if install:
+        install(begun, fetched)
     shutil.rmtree(apt)
     begun.rename(root)
 
@@ -105,7 +114,7 @@ def _configure(apt: pathlib.Path, suite: str) -> dict[str, str]:
     for folder in ("lists/partial", "cache/archives/partial", "parts"):
         (apt / folder).mkdir(parents=True)
     (apt / "status").touch()
-    (apt / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {suite} main\n")
+    (apt / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror()} {suite} main\n")
     settings = {
         "Dir::State": apt,
         "Dir::State::lists": apt / "lists",
@@ -130,7 +139,7 @@ def _skeleton(root: pathlib.Path) -> None:
         (root / name).symlink_to(f"usr/{name}")
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """Return where this machine gets Debian from: mirrors inside a company are the only way in some."""
     listed = [*pathlib.Path("/etc/apt").glob("sources.list.d/*"), pathlib.Path("/etc/apt/sources.list")]
     for path in listed:

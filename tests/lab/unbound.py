@@ -58,7 +58,7 @@ def running(root: pathlib.Path, served: Sequence[zones.Zone]) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     for zone in served:
         (folder / f"{zone.name}.zone").write_text(zone.text)
-    (folder / "lab.conf").write_text(_CONFIG.format(address=ADDRESS, port=PORT) + "".join(map(_section, served)))
+    (folder / "lab.conf").write_text(_CONFIG.format(address=ADDRESS, port=PORT) + "".join(map(section, served)))
     command = ["chroot", str(root), "/usr/sbin/unbound", "-d", "-p", "-c", "/etc/unbound/lab.conf"]
     with (root / "unbound.log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
@@ -70,7 +70,8 @@ def running(root: pathlib.Path, served: Sequence[zones.Zone]) -> Iterator[str]:
         process.wait()
 
 
-def _section(zone: zones.Zone) -> str:
+def section(zone: zones.Zone) -> str:
+    """Return the part of a configuration that serves a zone, whose file is in /etc/unbound."""
     anchor = f'    trust-anchor: "{zone.anchor}"\n' if zone.anchor else f'    domain-insecure: "{zone.name}."\n'
     return f"""\
 server:
