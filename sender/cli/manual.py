@@ -18,7 +18,10 @@ SECTION = "1"
 
 def manual(
     directory: Annotated[
-        pathlib.Path, typer.Argument(help="Where to, for example /usr/local/share/man/man1; made where it is missing.")
+        pathlib.Path,
+        typer.Argument(
+            metavar="DIRECTORY", help="Where to, for example /usr/local/share/man/man1; made where it is missing."
+        ),
     ],
 ) -> None:
     """Write the manual pages of this program, one for each command."""

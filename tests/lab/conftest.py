@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,7 +18,7 @@ import rich.table
 from rich import text
 
 from sender.demo import certificates
-from tests.lab import exim, namespace, product, roots, rows, sites, unbound, world
+from tests.lab import exim, machine, namespace, product, roots, rows, sites, unbound, world
 from tests.lab import zone as zones
 
 POSTFIX_37 = ("bookworm", ("postfix", "systemd"))
@@ -25,6 +26,14 @@ POSTFIX_37 = ("bookworm", ("postfix", "systemd"))
 
 POSTFIX_310 = ("trixie", ("postfix", "unbound", "libtlsrpt0"))
 """Debian 13: Postfix 3.10 with libtlsrpt, and the resolver for all."""
+
+SOURCE_ONLY = ("dkimpy",)
+"""Pinned packages that there is no wheel of."""
+
+PYTHON = "3.13"
+"""Of Debian 13."""
+
+REQUIREMENTS = product.CHECKOUT / "conf/requirements.txt"
 
 MORE_SENDERS = ("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6")
 """Where sending servers may listen besides that of 127.0.0.1: no two at one, which Linux would let them share."""
@@ -53,6 +62,41 @@ def unpacked(suite: str, packages: Sequence[str]) -> pathlib.Path:
     except (subprocess.SubprocessError, OSError) as error:
         cannot(f"packages of {suite} cannot be fetched: {error}")
         raise
+
+
+@pytest.fixture(scope="session")
+def debian() -> pathlib.Path:
+    """An installed Debian 13, shared."""
+    reason = namespace.missing() or roots.missing()
+    if reason:
+        cannot(reason)
+    try:
+        with namespace.left():
+            return machine.installed()
+    except (subprocess.SubprocessError, OSError) as error:
+        cannot(f"Debian cannot be installed: {error}")
+        raise
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory, debian: pathlib.Path) -> pathlib.Path:
+    """A folder with the pinned packages for Debian 13's Python."""
+    folder = tmp_path_factory.mktemp("wheels")
+    pinned = [line for line in REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
+    source = [line for line in pinned if line.partition("==")[0] in SOURCE_ONLY]
+    binary = [line for line in pinned if line not in source]
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    fitting = ["--only-binary", ":all:", "--python-version", PYTHON, "--dest", str(folder)]
+    try:
+        with namespace.left():
+            for arguments in (
+                ["download", "--no-deps", *fitting, *binary],
+                ["wheel", "--no-deps", "--wheel-dir", str(folder), *source],
+            ):
+                subprocess.run([*pip, *arguments], check=True, timeout=machine.PATIENCE)
+    except subprocess.SubprocessError as error:
+        cannot(f"packages of Python cannot be fetched: {error}")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from tests.lab import mta, roots
 
 SUITE = "trixie"
 
-PACKAGES = ("?essential", "apt", "ca-certificates", "systemd", "procps", "hostname", "util-linux")
+PACKAGES = ("?essential", "apt", "passwd", "ca-certificates", "systemd", "procps", "hostname", "util-linux")
 """What every Debian has, as far as it matters here."""
 
 HOSTNAME = "mail.example.com"

@@ -17,7 +17,6 @@ import shlex
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -27,7 +26,6 @@ import pytest
 from sender.demo import certificates, mailbox, mx, verify
 from tests.lab import day, machine, mta, namespace, product, roots, scenarios, sites, unbound, world
 from tests.lab import zone as zones
-from tests.lab.conftest import cannot
 
 DOCUMENT = product.CHECKOUT / "docs/quickstart.md"
 
@@ -60,9 +58,6 @@ TOLERATED = {
 """Warnings and errors of ``check``."""
 
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-SOURCE_ONLY = ("dkimpy",)
-"""Pinned packages that there is no wheel of."""
 
 ACTIVATED = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); "
@@ -217,47 +212,6 @@ OTHERWISE: dict[tuple[str, ...], Step] = {
     ("tlsrpt", "pending"): _until_pending,
 }
 """How commands are run that are not run as they stand, or not only, by their first words."""
-
-
-@pytest.fixture(scope="module")
-def debian() -> pathlib.Path:
-    """An installed Debian 13, shared."""
-    reason = namespace.missing() or roots.missing()
-    if reason:
-        cannot(reason)
-    try:
-        with namespace.left():
-            return machine.installed()
-    except (subprocess.SubprocessError, OSError) as error:
-        cannot(f"Debian cannot be installed: {error}")
-        raise
-
-
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory, debian: pathlib.Path) -> pathlib.Path:
-    """A folder with the pinned packages for Debian 13's Python."""
-    folder = tmp_path_factory.mktemp("wheels")
-    pinned = [line for line in REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
-    source = [line for line in pinned if line.partition("==")[0] in SOURCE_ONLY]
-    binary = [line for line in pinned if line not in source]
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    fitting = ["--only-binary", ":all:", "--python-version", PYTHON, "--dest", str(folder)]
-    try:
-        with namespace.left():
-            for arguments in (
-                ["download", "--no-deps", *fitting, *binary],
-                ["wheel", "--no-deps", "--wheel-dir", str(folder), *source],
-            ):
-                subprocess.run([*pip, *arguments], check=True, timeout=machine.PATIENCE)
-    except subprocess.SubprocessError as error:
-        cannot(f"packages of Python cannot be fetched: {error}")
-    return folder
-
-
-PYTHON = "3.13"
-"""Of Debian 13."""
-
-REQUIREMENTS = product.CHECKOUT / "conf/requirements.txt"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

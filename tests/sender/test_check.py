@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from policy import answers, cache, endpoints, https, resolver, server, tlsrpt
+from policy import answers, cache, endpoints, https, listeners, resolver, server, tlsrpt
 from sender import config, journal, report, signature
 from sender.check import findings, machine, names, postfix, running, sockets
 from sender.demo import internet, zone
@@ -630,3 +630,14 @@ def test_what_is_looked_at_is_documented() -> None:
     assert len(told) > len(set(ELSEWHERE))
     assert told - documented == set()
     assert {row[2] for row in BROKEN} - told == set()
+
+
+def test_alive_looks_at_the_sockets_only(tmp_path: pathlib.Path) -> None:
+    """No DNS, no relay, no store; whether somebody answers decides."""
+    text = f'[recorder]\nsocket = "{tmp_path}/r.sock"\n[policy]\nlisten = ["unix:{tmp_path}/p.sock"]\n'
+    settings = config.parse(text, {})
+    found = asyncio.run(running.look(settings, running.ROLES, alive=True))
+    assert {one.id: one.state.value for one in found} == {"recorder-socket": "error", "policy-socket": "error"}
+    with contextlib.closing(listeners.bind_unix(tmp_path / "r.sock", socket.SOCK_DGRAM, 0o660)):
+        (one,) = asyncio.run(running.look(settings, ["recorder"], alive=True))
+        assert one.state.value == "ok" or "may not" in one.found

@@ -28,6 +28,7 @@ CONTRACT = [
     "check",
     "init",
     "demo",
+    "manual",
 ]
 
 COMMANDS = typer.main.get_command(app.app).commands  # type: ignore[attr-defined] # it is a group
