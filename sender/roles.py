@@ -82,8 +82,16 @@ def serve(settings: config.Config, roles: Sequence[str], load: Callable[[], conf
     with contextlib.ExitStack() as stack:
         directory = ""
         if settings.web.listen:
-            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="tlsrpt-metrics-"))
+            directory = stack.enter_context(_folder_for_metrics())
         return supervisor.run(processes(settings, roles, inherited, directory), reload=reload)
+
+
+def _folder_for_metrics() -> "tempfile.TemporaryDirectory[str]":
+    try:
+        return tempfile.TemporaryDirectory(prefix="tlsrpt-metrics-")
+    except OSError as error:
+        cure = "let TMPDIR name one that can be written to, or leave web.listen empty"
+        raise config.ConfigError(f"web.listen: there is no folder for metrics: {error}: {cure}") from error
 
 
 def reloadable(current: config.Config, wanted: config.Config) -> tuple[config.Config, list[str]]:

@@ -19,35 +19,10 @@ CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PROMPTS = ("$ ", "# ")
 """Of a user, and of root."""
 PROGRAMS = frozenset(
-    [
-        "apt-get",
-        "cat",
-        "cd",
-        "cp",
-        "df",
-        "docker",
-        "du",
-        "env",
-        "export",
-        "gcc",
-        "git",
-        "install",
-        "journalctl",
-        "ln",
-        "pip",
-        "postconf",
-        "postfix",
-        "postqueue",
-        "printf",
-        "python3",
-        "sendmail",
-        "sh",
-        "ssh",
-        "sysctl",
-        "systemctl",
-        "systemd-sysusers",
-        "systemd-tmpfiles",
-    ]
+    {"apt-get", "cat", "cd", "cp", "df", "docker", "du"}
+    | {"env", "export", "gcc", "git", "install", "journalctl", "ln"}
+    | {"pip", "postconf", "postfix", "postqueue", "printf", "python3", "sendmail"}
+    | {"sh", "ssh", "sysctl", "systemctl", "systemd-sysusers", "systemd-tmpfiles"}
 )
 """What documents show of other programs."""
 COMMANDS = typer.main.get_command(app.app).commands  # type: ignore[attr-defined] # it is a group

@@ -70,6 +70,18 @@ def _report(connection: engine.Connection, now: dt.datetime) -> None:
     deliveries.note(connection, refused, now, outcome.Settled(outcome.State.REFUSED, f"403 {EVIL}"))
 
 
+@contextlib.contextmanager
+def filled(folder: pathlib.Path) -> Iterator[tuple[int, engine.Store]]:
+    """Serve a store that has something of everything; the values are the port of its page, and the store."""
+    port = free_port()
+    path = configuration(folder, port)
+    store = engine.open_store(f"sqlite:///{folder}/tlsrpt.db")
+    fill(store, dt.datetime.now(dt.UTC))
+    with served(path):
+        yield port, store
+    store.close()
+
+
 def configuration(folder: pathlib.Path, port: int, more: str = "") -> pathlib.Path:
     """Write a configuration whose page is on a port of loopback; return its path."""
     path = folder / "tlsrpt.toml"

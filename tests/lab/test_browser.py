@@ -46,14 +46,8 @@ class Look:
 @pytest.fixture(scope="module")
 def look(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Look]:
     """A browser before a site whose store has something of everything."""
-    folder = tmp_path_factory.mktemp("site")
-    port = website.free_port()
-    path = website.configuration(folder, port)
-    store = engine.open_store(f"sqlite:///{folder}/tlsrpt.db")
-    website.fill(store, dt.datetime.now(dt.UTC))
-    with website.served(path), browser.started() as chromium:
+    with website.filled(tmp_path_factory.mktemp("site")) as (port, store), browser.started() as chromium:
         yield Look(chromium, f"http://127.0.0.1:{port}", store)
-    store.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -57,14 +57,8 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site whose store has something of everything."""
-    folder = tmp_path_factory.mktemp("site")
-    port = website.free_port()
-    path = website.configuration(folder, port)
-    store = engine.open_store(f"sqlite:///{folder}/tlsrpt.db")
-    website.fill(store, dt.datetime.now(dt.UTC))
-    with website.served(path):
+    with website.filled(tmp_path_factory.mktemp("site")) as (port, store):
         yield Site(port, store)
-    store.close()
 
 
 def figure(page: str, name: str) -> str:
