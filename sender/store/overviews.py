@@ -47,9 +47,13 @@ def domains(connection: sa.Connection, day: dt.date, most: int, skip: int = 0) -
         most: rows.
         skip: rows before the first.
     """
-    table = schema.domain_days
-    successful, failed = sa.func.sum(table.c.successful), sa.func.sum(table.c.failed)
-    query = sa.select(table.c.domain, successful, failed).where(table.c.day == day).group_by(table.c.domain)
+    table, closings = schema.domain_days, schema.closings
+    successful, failed = table.c.successful.expression, table.c.failed.expression
+    was_closed = connection.execute(sa.select(closings.c.day).where(closings.c.day == day).limit(1)).first() is not None
+    if was_closed:  # before, each domain has one row, and adding up a hundred thousand takes thrice as long
+        successful, failed = sa.func.sum(successful), sa.func.sum(failed)
+    query = sa.select(table.c.domain, successful, failed).where(table.c.day == day)
+    query = query.group_by(table.c.domain) if was_closed else query
     query = query.order_by(failed.desc(), successful.desc(), table.c.domain).limit(most).offset(skip)
     return [DomainSum(domain, int(good), int(bad)) for domain, good, bad in connection.execute(query)]
 

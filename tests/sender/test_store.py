@@ -12,7 +12,19 @@ from alembic import autogenerate, migration
 from policy import tlsrpt
 from sender import config, counting, outcome, report
 from sender.session import PolicyType
-from sender.store import closings, counts, deliveries, engine, hosts, listings, migrate, reports, retention, schema
+from sender.store import (
+    closings,
+    counts,
+    deliveries,
+    engine,
+    hosts,
+    listings,
+    migrate,
+    overviews,
+    reports,
+    retention,
+    schema,
+)
 from tests import stored
 
 pytestmark = pytest.mark.both_stores
@@ -64,6 +76,23 @@ def test_sums_of_what_was_counted_before_are_made_by_the_migration(store: engine
     migrate.upgrade(store._engine)
     with store.read() as connection:
         assert counts.sums_by_day(connection, DAY - dt.timedelta(days=9)) == before
+
+
+def test_a_domain_is_one_row_of_the_page_whatever_was_closed(store: engine.Store) -> None:
+    """Before the day is closed, after it was for one domain, and with what came later."""
+    _add(store, _datagram(), _datagram("b.example", failed=1))
+    assert _domains(store) == [("b.example", 0, 1), ("a.example", 1, 0)]
+    _close(store, "a.example")
+    _add(store, _datagram(failed=1), _datagram(failed=1))
+    assert _domains(store) == [("a.example", 1, 2), ("b.example", 0, 1)]
+    _close(store)
+    _add(store, _datagram("b.example"), _datagram("c.example"))
+    assert _domains(store) == [("a.example", 1, 2), ("b.example", 1, 1), ("c.example", 1, 0)]
+
+
+def _domains(store: engine.Store) -> list[tuple[str, int, int]]:
+    with store.read() as connection:
+        return [(row.domain, row.successful, row.failed) for row in overviews.domains(connection, DAY, 9)]
 
 
 def test_sums_are_deleted_with_the_counts(store: engine.Store) -> None:

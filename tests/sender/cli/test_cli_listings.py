@@ -101,7 +101,7 @@ def test_history_json_has_the_same_rows_once_settled(tlsrpt: Command, filled: en
     rows = {row["state"]: row for row in shown["deliveries"]}
     assert rows.keys() == {"delivered", "refused"}
     for row in rows.values():
-        assert row.keys() == DELIVERY_KEYS | {"settled", "answer"}
+        assert row.keys() == DELIVERY_KEYS | {"settled", "answer", "bounced", "bounce"}
         assert TIME.match(row["settled"])
         assert (row["attempts"], row["next_attempt"]) == (1, None)
     assert (rows["delivered"]["last_error"], rows["delivered"]["answer"]) == (None, "250 2.0.0 taken")
