@@ -60,19 +60,19 @@ def entered(addresses: Iterable[str], *, queue: int = 512) -> Iterator[None]:
 
 
 _outside: list[int] = []
-"""The namespace that was there before, open as long as we are in another."""
+"""The namespaces that were there before, open as long as we are in another; the first is that of the machine."""
 
 
 @contextlib.contextmanager
 def left() -> Iterator[None]:
-    """Be outside for a while, wherever we are: packages are fetched there."""
+    """Be outside of all for a while, wherever we are: packages are fetched there."""
     if not _outside:
         yield
         return
     libc = ctypes.CDLL(None, use_errno=True)
     inside = os.open(OURS, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _check(libc.setns(_outside[-1], CLONE_NEWNET))
+        _check(libc.setns(_outside[0], CLONE_NEWNET))
         try:
             yield
         finally:
