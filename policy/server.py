@@ -17,14 +17,13 @@ import asyncio
 import collections
 import contextlib
 import resource
-import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import structlog
 
-from policy import endpoints, listeners, socketmap
+from policy import endpoints, listeners, socketmap, stopping
 
 MAX_CONNECTIONS = 20_000
 """Connections at once; a large Postfix has some thousand smtp processes with one each."""
@@ -81,16 +80,13 @@ def room() -> int:
 
 async def run(answers: Answerer, listening: endpoints.Listening) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stopping.asked()
     try:
         async with serving(answers, listening, max_connections=room()):
             await stop.wait()
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+        for number in stopping.SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
 
 
 @contextlib.asynccontextmanager

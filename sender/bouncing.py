@@ -8,7 +8,6 @@ that were sent (``sender.dsn``).
 import asyncio
 import datetime as dt
 import functools
-import signal
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import structlog
 from aiosmtpd import smtp
 
-from policy import endpoints, listeners
+from policy import endpoints, listeners, stopping
 from sender import config, dsn, readiness
 from sender.store import bounces, engine
 
@@ -42,7 +41,7 @@ def main(settings: config.Config) -> int:
     except (ValueError, listeners.ListenError) as error:
         log.error("bounces cannot be taken", error=str(error))
         return 1
-    taker = Taker(config.identity(settings).sender, functools.partial(engine.open_store, settings.store.url))
+    taker = Taker(config.identity(settings).sender, engine.Deferred(settings.store.url))
     asyncio.run(_serve(taker, listening, settings.bounces.listen))
     return 0
 
@@ -52,23 +51,21 @@ class Taker:
 
     Args:
         sender: ``mail.sender``.
-        open_store: opens the store.
+        store: closed with this.
         clock: tells the time, aware.
     """
 
     def __init__(
         self,
         sender: str,
-        open_store: Callable[[], engine.Store],
+        store: engine.Deferred,
         clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
-        self._sender, self._open, self._clock = sender, open_store, clock
-        self._store: engine.Store | None = None
+        self._sender, self._store, self._clock = sender, store, clock
 
     def close(self) -> None:
         """Close the store."""
-        if self._store is not None:
-            self._store.close()
+        self._store.close()
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
         self, _server: smtp.SMTP, _session: Any, envelope: smtp.Envelope, address: str, _options: list[str]
@@ -112,18 +109,13 @@ class Taker:
         return "250 2.0.0 Noted"
 
     def _knows(self, report_id: str, number: int) -> bool:
-        with self._opened().read() as connection:
+        with self._store.opened().read() as connection:
             return bounces.known(connection, report_id, number)
 
     def _note(self, report_id: str, number: int, bounce: dsn.Bounce) -> str | None:
         told = f"{bounce.status} {bounce.told}".strip()
         now = self._clock()
-        return self._opened().change(lambda connection: bounces.note(connection, report_id, number, now, told))
-
-    def _opened(self) -> engine.Store:
-        if self._store is None:
-            self._store = self._open()
-        return self._store
+        return self._store.opened().change(lambda connection: bounces.note(connection, report_id, number, now, told))
 
     def _later(self, error: engine.StoreError) -> str:
         log.error("a bounce is put off: the store cannot be used", error=str(error))
@@ -131,10 +123,7 @@ class Taker:
 
 
 async def _serve(taker: Taker, listening: endpoints.Listening, where: str) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop, loop = stopping.asked(), asyncio.get_running_loop()
     open_ = set[Protocol]()
     servers = [await loop.create_server(functools.partial(Protocol, taker, open_), sock=s) for s in listening.sockets]
     log.info("bounces are taken", listen=where)

@@ -15,7 +15,6 @@ import asyncio
 import collections
 import contextlib
 import queue
-import signal
 import socket
 import threading
 import time
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import structlog
 
-from policy import listeners, names, postfix
+from policy import listeners, names, postfix, stopping
 from sender import applied, asking, config, encoding, eximevents, eximjoining, eximjudging, metrics, readiness, submit
 
 MAX_CONNECTIONS = 200
@@ -313,10 +312,7 @@ def main(settings: config.Config) -> int:
 
 async def _serve(listener: Listener, sock: socket.socket) -> None:
     """Listen until SIGTERM or SIGINT."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stopping.asked()
     await listener.start(sock)
     try:
         await stop.wait()

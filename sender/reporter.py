@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import datetime as dt
 import logging
-import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 
@@ -24,7 +23,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from policy import tlsrpt
+from policy import stopping, tlsrpt
 from sender import closing, config, daily, delivering, journal, metrics, outcome, readiness, signature, summary
 from sender.store import deliveries, engine
 
@@ -36,9 +35,6 @@ BUILD_EVERY = 15 * 60
 
 FINISH = 30.0
 """Seconds that a batch of deliveries has to finish at the end: less than the supervisor waits."""
-
-JOBS = ("close", "build", *(f"deliver {scheme}" for scheme in tlsrpt.Scheme))
-"""Names of the jobs."""
 
 Job = Callable[[], Coroutine[None, None, None]]
 
@@ -155,9 +151,9 @@ def _tell_key(signer: signature.Signer) -> None:
         log.warning("the DKIM key is short: many receivers want 2048 bits", bits=signer.bits)
 
 
-def _publish_nothing() -> None:
+def _publish_nothing(jobs: Iterable[str]) -> None:
     """Publish what may never happen: an alert wants to see the first time, from 0 to 1."""
-    for name in JOBS:
+    for name in jobs:
         metrics.count(metrics.JOB_ERRORS, name, by=0)
     for scheme in tlsrpt.Scheme:
         for ending in (*(state.value for state in outcome.State if state is not outcome.State.DUE), summary.DEFERRED):
@@ -172,14 +168,12 @@ async def run(settings: config.Config, store: engine.Store) -> None:
     Raises:
         config.ConfigError: something in the configuration cannot be used.
     """
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = stopping.asked()
     async with daily.open_daily(settings, store) as job:
         deliverers = {f"deliver {scheme}": Deliverer(job, scheme) for scheme in tlsrpt.Scheme}
         scheduler = schedule(settings.report.settle, Closer(job), deliverers)
         scheduler.start()
-        _publish_nothing()
+        _publish_nothing(one.id for one in scheduler.get_jobs())
         log.info("reporter started")
         readiness.tell()
         if job.courier.signer:

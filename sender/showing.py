@@ -23,6 +23,8 @@ class Shown:
     report: reports.Report | None
     """As it is kept; ``None`` when none is built."""
     deliveries: list[deliveries.Delivery]
+    kept: list[reports.Report]
+    """All of the day, by revision."""
     waiting: list[listings.PendingDay]
     """What the day has beyond the report, or instead of it."""
 
@@ -47,10 +49,10 @@ def look(
         chosen = [one for one in kept if revision in {None, one.revision}]
         if chosen:
             sent = deliveries.of_report(connection, chosen[-1].report_id)
-            return Shown(day, report.unpack(chosen[-1].packed), chosen[-1], sent, waiting)
+            return Shown(day, report.unpack(chosen[-1].packed), chosen[-1], sent, kept, waiting)
         counts = reports.open_counts(connection, day, domain)
         if counts is None or revision is not None:
             return None
         by_policy = reports.counted(connection, [counts])[counts].by_policy()
     document = report.document(identity, day, report.report_id(PREVIEW, identity), by_policy)
-    return Shown(day, document, None, [], waiting)
+    return Shown(day, document, None, [], kept, waiting)

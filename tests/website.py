@@ -16,7 +16,7 @@ import msgspec
 from policy import tlsrpt
 from sender import config, outcome, report, session
 from sender.store import closings, deliveries, engine, reports, schema, suppressions
-from tests import stored
+from tests import configured, stored
 
 FAILING = 25
 """Domains of :func:`fill` with a failed session each day."""
@@ -85,26 +85,7 @@ def filled(folder: pathlib.Path) -> Iterator[tuple[int, engine.Store]]:
 def configuration(folder: pathlib.Path, port: int, more: str = "") -> pathlib.Path:
     """Write a configuration whose page is on a port of loopback; return its path."""
     path = folder / "tlsrpt.toml"
-    path.write_text(
-        f"""
-[organization]
-domain = "example.com"
-contact = "postmaster@example.com"
-[recorder]
-socket = "{folder}/tlsrpt.sock"
-journal = "{folder}/journal"
-[store]
-url = "sqlite:///{folder}/tlsrpt.db"
-[policy]
-listen = ["unix:{folder}/policy.sock"]
-cache = "{folder}/policy.db"
-[dns]
-nameservers = ["127.0.0.1:9"]
-[web]
-listen = "inet:127.0.0.1:{port}"
-{more}
-"""
-    )
+    path.write_text(f'{configured.text(folder)}[web]\nlisten = "inet:127.0.0.1:{port}"\n{more}\n')
     return path
 
 

@@ -77,6 +77,7 @@ def check(settings: "configuration.Config", roles: Sequence[str]) -> None:
     from sender import daily
     from sender.cli import following
     from sender.store import engine
+    from sender.web import access
 
     engine.check_url(settings.store.url)
     if Role.RECORDER in roles:
@@ -92,9 +93,8 @@ def check(settings: "configuration.Config", roles: Sequence[str]) -> None:
     if Role.REPORTER in roles:
         daily.check(settings)
     if settings.web.listen:
-        from sender.web import serving as web
-
-        web.check(settings)
+        with configuration.checked():
+            access.check(settings.web.listen, settings.web.token)
     if Role.FOLLOWER in roles:
         following.check(settings)
 

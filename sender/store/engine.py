@@ -4,6 +4,7 @@ What differs between the two back ends is in ``embedded`` (SQLite) and ``server`
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -88,6 +89,36 @@ class Store:
     def close(self) -> None:
         """Give up the connections."""
         self._engine.dispose()
+
+
+class Deferred:
+    """A store that is opened when it is first needed, by whichever thread: at the start it may be away.
+
+    Args:
+        url: as :func:`open_store` takes it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._store: Store | None = None
+        self._lock = threading.Lock()
+
+    def opened(self) -> Store:
+        """Return the store.
+
+        Raises:
+            config.ConfigError: there is no such store.
+            StoreError: it cannot be opened now, or is newer than this program.
+        """
+        with self._lock:
+            if self._store is None:
+                self._store = open_store(self._url)
+            return self._store
+
+    def close(self) -> None:
+        """Give up the connections, if there are any."""
+        if self._store is not None:
+            self._store.close()
 
 
 def open_store(url: str) -> Store:

@@ -5,7 +5,8 @@ import datetime as dt
 
 import sqlalchemy as sa
 
-from sender.store import days, schema
+from sender import outcome
+from sender.store import closings, days, schema
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,9 +48,9 @@ def domains(connection: sa.Connection, day: dt.date, most: int, skip: int = 0) -
         most: rows.
         skip: rows before the first.
     """
-    table, closings = schema.domain_days, schema.closings
+    table = schema.domain_days
     successful, failed = table.c.successful.expression, table.c.failed.expression
-    was_closed = connection.execute(sa.select(closings.c.day).where(closings.c.day == day).limit(1)).first() is not None
+    was_closed = closings.closed(connection, day) != closings.Closed(0, {})
     if was_closed:  # before, each domain has one row, and adding up a hundred thousand takes thrice as long
         successful, failed = sa.func.sum(successful), sa.func.sum(failed)
     query = sa.select(table.c.domain, successful, failed).where(table.c.day == day)
@@ -72,7 +73,7 @@ def backlog(connection: sa.Connection, today: dt.date) -> Backlog:
     rows, due = schema.domain_days, schema.deliveries
     waiting = sa.select(sa.func.count()).where(rows.c.state == schema.UNDECIDED, rows.c.day < today)
     by_scheme = sa.select(due.c.scheme, sa.func.count(), sa.func.min(due.c.next_attempt))
-    by_scheme = by_scheme.where(due.c.state == "due").group_by(due.c.scheme)
+    by_scheme = by_scheme.where(due.c.state == outcome.State.DUE.value).group_by(due.c.scheme)
     found = connection.execute(by_scheme).all()
     first = min((moment for _, _, moment in found if moment is not None), default=None)
     return Backlog(
@@ -85,4 +86,5 @@ def backlog(connection: sa.Connection, today: dt.date) -> Backlog:
 def last_closed(connection: sa.Connection) -> dt.date | None:
     """Return the newest day that was closed for every domain."""
     table = schema.closings
-    return connection.execute(sa.select(sa.func.max(table.c.day)).where(table.c.domain == "")).scalar()
+    query = sa.select(sa.func.max(table.c.day)).where(table.c.domain == closings.EVERY_DOMAIN)
+    return connection.execute(query).scalar()

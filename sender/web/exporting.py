@@ -3,7 +3,7 @@
 import dataclasses
 import datetime as dt
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import prometheus_client
 import prometheus_client.core
@@ -11,7 +11,7 @@ import structlog
 from prometheus_client import multiprocess
 
 from sender import closing, config, journal, tally
-from sender.store import engine, listings, overviews, suppressions
+from sender.store import engine, listings, overviews, recorders, suppressions
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus's text format, which every version of it reads."""
@@ -32,8 +32,7 @@ class Exporter:
     """Whether this host has a reporter: what others would tell again is told by these only."""
     directory: str
     """Where the roles publish."""
-    store: Callable[[], engine.Store]
-    """Opens it, or returns it as it is open."""
+    store: engine.Deferred
 
     def export(self, now: dt.datetime) -> bytes:
         """Return all metrics of this host in Prometheus's text format; a store that is away is told as such."""
@@ -45,7 +44,7 @@ class Exporter:
     def _gauges(self, now: dt.datetime) -> Families:
         up = 1
         try:
-            store = self.store()
+            store = self.store.opened()
             if self.records:
                 yield from self._tally(store)
             if self.reports:
@@ -67,7 +66,7 @@ class Exporter:
             backlog = overviews.backlog(connection, now.date())
             last, oldest = overviews.last_closed(connection), listings.oldest_open(connection)
             suppressed = suppressions.active(connection, now)
-        missing = closing.missing_hosts(store, closing.last_full_day(now, settle=0))
+            missing = recorders.missing(connection, closing.last_full_day(now, settle=0))
         if last is not None:
             what = "End of the newest day that was closed."
             yield _gauge("tlsrpt_last_closed_day_timestamp_seconds", what, _end(last))

@@ -7,14 +7,13 @@ import asyncio
 import datetime as dt
 import functools
 import re
-import signal
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import structlog
 from aiohttp import hdrs, web
 
-from policy import endpoints, listeners, names
+from policy import endpoints, listeners, names, stopping
 from sender import config, readiness
 from sender.store import engine
 from sender.web import access, exporting, pages, views
@@ -51,16 +50,6 @@ Result = TypeVar("Result")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def check(settings: config.Config) -> None:
-    """Find out whether :func:`main` would work, without listening anywhere.
-
-    Raises:
-        config.ConfigError: it would not; one line.
-    """
-    with config.checked():
-        access.check(settings.web.listen, settings.web.token)
-
-
 def main(settings: config.Config, directory: str, *, records: bool, reports: bool) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code.
 
@@ -76,17 +65,15 @@ def main(settings: config.Config, directory: str, *, records: bool, reports: boo
     except (ValueError, listeners.ListenError) as error:
         log.error("the page cannot be served", error=str(error))
         return 1
-    exporter = functools.partial(exporting.Exporter, settings, records, reports, directory)
-    site = _Site(settings, exporter, has_page=reports, is_local=isinstance(address, endpoints.UnixAddress))
+    store = engine.Deferred(settings.store.url)
+    exporter = exporting.Exporter(settings, records, reports, directory, store)
+    site = _Site(settings, store, exporter, has_page=reports, is_local=isinstance(address, endpoints.UnixAddress))
     asyncio.run(_serve(site, listening))
     return 0
 
 
 async def _serve(site: "_Site", listening: endpoints.Listening) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop, loop = stopping.asked(), asyncio.get_running_loop()
     runner = web.AppRunner(site.application(), access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     factory = functools.partial(_protocol, runner)
@@ -122,7 +109,8 @@ class _Site:
     def __init__(
         self,
         settings: config.Config,
-        exporter: Callable[[Callable[[], engine.Store]], exporting.Exporter],
+        store: engine.Deferred,
+        exporter: exporting.Exporter,
         *,
         has_page: bool,
         is_local: bool,
@@ -130,9 +118,9 @@ class _Site:
         self.settings = settings
         self.has_page = has_page
         self._is_local = is_local
-        self._store: engine.Store | None = None
+        self._store = store
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._exporter = exporter(self._opened)
+        self._exporter = exporter
         self._style = pages.style().encode()
 
     def application(self) -> web.Application:
@@ -158,13 +146,7 @@ class _Site:
         return application
 
     def close(self) -> None:
-        if self._store is not None:
-            self._store.close()
-
-    def _opened(self) -> engine.Store:
-        if self._store is None:
-            self._store = engine.open_store(self.settings.store.url)
-        return self._store
+        self._store.close()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -202,7 +184,7 @@ class _Site:
         """Look into the store in a thread."""
 
         def look() -> Result:
-            return view(views.Views(self.settings, self._opened()))
+            return view(views.Views(self.settings, self._store.opened()))
 
         async with self._slots:
             return await asyncio.to_thread(look)

@@ -4,7 +4,7 @@ import dataclasses
 import datetime as dt
 
 from sender import closing, config, report, showing
-from sender.store import counts, deliveries, engine, listings, overviews, reports, suppressions
+from sender.store import counts, deliveries, engine, listings, overviews, recorders, reports, suppressions
 from sender.web import pages, plots
 
 DAYS = 30
@@ -48,6 +48,7 @@ class Views:
             backlog = overviews.backlog(connection, today)
             last_closed = overviews.last_closed(connection)
             suppressed = suppressions.active(connection, now)
+            missing = recorders.missing(connection, yesterday)
             malformed = [row for row in listings.malformed(connection) if row[0] == today]
         return pages.render(
             "overview",
@@ -59,7 +60,7 @@ class Views:
             backlog=backlog,
             last_closed=last_closed,
             yesterday=yesterday,
-            missing=closing.missing_hosts(self.store, yesterday),
+            missing=missing,
             waits_until=closing.waits_until(yesterday, self.settings.report),
             suppressed=suppressed,
             malformed=malformed,
@@ -107,7 +108,6 @@ class Views:
         shown = showing.look(self.store, identity, name, day, revision)
         with self.store.read() as connection:
             days = overviews.of_domain(connection, name)
-            kept = reports.of_domain(connection, name, shown.day) if shown else []
         if shown is None:
             when = f" on {day}" if day else ""
             raise NotFoundError(f"Nothing is known of {name}{when}.")
@@ -118,7 +118,6 @@ class Views:
             shown=shown,
             document=report.parse(shown.document),
             days=list(reversed(days)),
-            kept=kept,
             most=DETAILS,
         )
 

@@ -202,7 +202,7 @@ def test_what_a_person_suppressed_is_left_as_it_is(store: engine.Store) -> None:
 @contextlib.asynccontextmanager
 async def listening(store_url: str, path: pathlib.Path) -> AsyncIterator[int]:
     """Take bounces on a port of loopback and on a socket file."""
-    taker = bouncing.Taker(SENDER, lambda: engine.open_store(store_url), lambda: NOW)
+    taker = bouncing.Taker(SENDER, engine.Deferred(store_url), lambda: NOW)
     open_: set[bouncing.Protocol] = set()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: bouncing.Protocol(taker, open_), "127.0.0.1", 0)

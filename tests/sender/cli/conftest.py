@@ -10,26 +10,10 @@ from collections.abc import Callable
 import pytest
 
 from sender.store import engine
-from tests import stored
+from tests import configured, stored
 
 TIMEOUT = 60.0
 """Seconds after which a command hangs."""
-
-CONFIGURATION = """
-[organization]
-domain = "sender.example"
-contact = "postmaster@sender.example"
-[recorder]
-socket = "{folder}/tlsrpt.sock"
-journal = "{folder}/journal"
-[store]
-url = "sqlite:///{folder}/tlsrpt.db"
-[policy]
-listen = ["unix:{folder}/policy.sock"]
-cache = "{folder}/policy.db"
-[dns]
-nameservers = ["127.0.0.1:1"]
-"""
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -38,7 +22,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def tlsrpt(tmp_path: pathlib.Path) -> Command:
     """Return what runs ``tlsrpt`` with 80 columns and the test's configuration; keywords are environment variables."""
     path = tmp_path / "tlsrpt.toml"
-    path.write_text(CONFIGURATION.format(folder=tmp_path))
+    path.write_text(configured.text(tmp_path))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TLSRPT_", "_TLSRPT_"))}
 
     def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
