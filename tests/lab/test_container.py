@@ -124,17 +124,26 @@ class Image:
             check=False,
         )
 
+    def _identity(self) -> str:
+        """Return who an engine makes of USER: with a group none but that, without those of the image's /etc/group."""
+        user, _, group = self.user.partition(":")
+        if group:
+            return f"--reuid={user} --regid={group} --clear-groups"
+        rows = [line.split(":") for line in (self.root / "etc/passwd").read_text().splitlines()]
+        ((name, group),) = [(row[0], row[3]) for row in rows if row[2] == user]
+        members = [line.split(":") for line in (self.root / "etc/group").read_text().splitlines()]
+        more = [row[2] for row in members if name in row[3].split(",")]
+        return f"--reuid={user} --regid={group} --groups={','.join([group, *more])}"
+
     def _plain(self) -> dict[str, str]:
         return {"PATH": PATH, "LC_ALL": "C.UTF-8"}
 
     def _command(self, command: list[str], volumes: dict[str, pathlib.Path]) -> list[str]:
         root = shlex.quote(str(self.root))
-        user, _, group = self.user.partition(":")
-        groups = ",".join(re.findall(r"groupadd --gid (\d+)", (DOCKER / "Dockerfile").read_text()))
         mounts = [f"mount --bind {root} {root}", f"mount -o remount,bind,ro {root}"]
         mounts += [f"mount --bind {shlex.quote(str(source))} {root}{target}" for target, source in volumes.items()]
         mounts += [f"mount -t tmpfs tmpfs {root}/tmp", f"mount -t proc proc {root}/proc"]
-        least = f"setpriv --reuid={user} --regid={group} --groups={groups} --bounding-set=-all --no-new-privs"
+        least = f"setpriv {self._identity()} --bounding-set=-all --no-new-privs"
         inside = f"exec chroot {root} {least} {shlex.join(command)}"
         return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", "\n".join([*mounts, inside])]
 
